@@ -1,0 +1,18 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Dropout whose mask is a function of (seed, element index): nothing but the seed is kept for backward, and every
+// thread count gives the same mask.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace veneer {
+
+// The probability dropout really uses for a requested p: the nearest multiple of 2^-16 (16 random bits an element).
+double dropout_probability(double p);
+
+// x with each element zeroed with probability p and the others divided by 1 - p. seed: int64 [1] on x's device.
+// Undefined seed or p == 0: x itself.
+at::Tensor seeded_dropout(const at::Tensor& x, const at::Tensor& seed, double p);
+
+}  // namespace veneer

@@ -1,0 +1,24 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""Veneer: thin trained layers on frozen models. See the README for a tour and docs/architecture.md for the design."""
+
+from veneer import _load  # noqa: F401 - checks torch's version, then loads the operators
+from veneer._core import version as _version
+from veneer.config import *  # noqa: F403 - the configuration classes are made from the registry
+from veneer.config import __all__ as _configs
+from veneer.method import Method, constant, method, normal, ones, uniform, zeros
+from veneer.model import PeftModel, get_peft_model
+
+__version__ = _version()
+__all__ = [
+    *_configs,
+    "Method",
+    "PeftModel",
+    "constant",
+    "get_peft_model",
+    "method",
+    "normal",
+    "ones",
+    "uniform",
+    "zeros",
+]

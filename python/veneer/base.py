@@ -1,0 +1,87 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the host knows of frozen base layers: their sizes, their dense weight, whether their product may be run by the
+method itself. All knowledge of foreign layer types is in this file."""
+
+from __future__ import annotations
+
+import sys
+
+import torch
+from torch import Tensor, nn
+
+# Modules that read a child's `.weight` instead of calling the child: nn.MultiheadAttention its out_proj always,
+# nn.TransformerEncoderLayer every child in the fast path it takes in eval mode.
+ALWAYS_READ = nn.MultiheadAttention
+READ_IN_EVAL = nn.TransformerEncoderLayer
+
+
+def is_conv1d(module: nn.Module) -> bool:
+    """Whether a module is transformers' Conv1D, a linear that stores its weight [d_in, d_out]."""
+    pytorch_utils = sys.modules.get("transformers.pytorch_utils")
+    return pytorch_utils is not None and isinstance(module, pytorch_utils.Conv1D)
+
+
+def is_linear(module: nn.Module) -> bool:
+    """Whether a module is a linear layer a method can adapt, of whatever storage."""
+    if isinstance(module, nn.Linear) or is_conv1d(module):
+        return True
+    # Quantised and sharded linears of other libraries: recognised by their sizes, used through their own forward.
+    return "Linear" in type(module).__name__ and isinstance(getattr(module, "in_features", None), int)
+
+
+def sizes(module: nn.Module) -> tuple[int, int]:
+    """(d_in, d_out) of a linear layer."""
+    if is_conv1d(module):
+        return module.weight.shape[0], module.weight.shape[1]
+    return module.in_features, module.out_features
+
+
+def hidden_size(module: nn.Module) -> int | None:
+    """The size of the state a module puts out, where the module itself tells it."""
+    if is_linear(module):
+        return sizes(module)[1]
+    if isinstance(module, nn.LayerNorm):
+        return module.normalized_shape[-1]
+    return None
+
+
+def dense_weight(module: nn.Module) -> Tensor | None:
+    """The base's weight as [d_out, d_in] where it is a plain dense tensor, else None."""
+    weight = getattr(module, "weight", None)
+    if type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
+        return None
+    return weight.t() if is_conv1d(module) else weight
+
+
+def fused_refusal(module: nn.Module) -> str | None:
+    """Why the method must not run the base's product itself; None where it may: exactly a Linear or Conv1D with its own
+    forward, a plain dense weight, and nobody who expects to be called."""
+    kind = type(module)
+    if kind is not nn.Linear and not (is_conv1d(module) and kind.__name__ == "Conv1D"):
+        return f"the base is a {kind.__name__}"
+    if "forward" in module.__dict__:
+        return "the base's forward is overridden"
+    if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
+        return "the base has hooks"
+    if "parametrizations" in module._modules:
+        return "the base is parametrized"
+    if type(module._parameters.get("weight")) is not nn.Parameter:
+        return "the base's weight is not a plain dense parameter"
+    return None
+
+
+def weight_reader(parent: nn.Module | None, grandparents: list[nn.Module]) -> str | None:
+    """"always" or "eval" if a module above reads the weights below it instead of calling the layers."""
+    if isinstance(parent, ALWAYS_READ):
+        return "always"
+    if any(isinstance(module, READ_IN_EVAL) for module in [parent, *grandparents]):
+        return "eval"
+    return None
+
+
+def trained_dtype(weight_dtype: torch.dtype, autocast_adapter_dtype: bool) -> torch.dtype:
+    """HF PEFT's rule: adapters of 16-bit bases are float32, unless the user declines."""
+    if not weight_dtype.is_floating_point:
+        return torch.float32  # a quantised base
+    return torch.float32 if autocast_adapter_dtype and weight_dtype in (torch.float16, torch.bfloat16) else weight_dtype

@@ -1,0 +1,105 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""The same adapter in HF PEFT, with equal parameters. A configuration type that PEFT knows too gets the same fields; what
+differs is in the tables here."""
+
+from __future__ import annotations
+
+import dataclasses
+import re
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veneer.bench.cases import Case
+from veneer.bench.contender import Mapped
+
+
+class Unavailable(Exception):
+    """Why a contender cannot take part."""
+
+
+def config(case: Case, targets: Any, head: list[str] | None, block: int) -> Any:
+    """PEFT's configuration for a case. `block`: the size of a circulant block in the layers of the case.
+
+    Raises:
+        Unavailable: PEFT is not installed, or has no such method.
+    """
+    try:
+        import peft
+    except ImportError as error:
+        raise Unavailable("peft is not installed") from error
+    ours = case.variant
+    if case.variant.kind != "linear":
+        raise Unavailable("HF PEFT has no adapters at hidden states")
+    common = {"target_modules": targets, "modules_to_save": head}
+    if ours.matrix == "circulant" and ours.method == "additive":
+        if ours.fields.get("form") != "single" or ours.fields.get("use_dora") or case.dropout or case.adapter_dtype not in (case.dtype, "float32"):
+            raise Unavailable("HF PEFT's C3A has one vector, no dropout and no magnitude")
+        return peft.C3AConfig(block_size=block, init_weights=False, **common)
+    kinds = {getattr(kind, "value", kind): cls for kind, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
+    if ours.config not in kinds:
+        raise Unavailable(f"HF PEFT has no {ours.name}")
+    cls = kinds[ours.config]
+    fields = dict(ours.fields)
+    if case.dropout:
+        fields[ours.dropout_field()] = case.dropout
+    known = {f.name for f in dataclasses.fields(cls)}
+    unknown = set(fields) - known
+    if unknown:
+        raise Unavailable(f"HF PEFT's {cls.__name__} has no {', '.join(sorted(unknown))}")
+    if "feedforward_modules" in known:
+        fields.setdefault("feedforward_modules", [])
+    return cls(**fields, **common)
+
+
+# Our parameter's name -> PEFT's, tried in this order.
+RENAMES = [
+    (r"^(.*)$", r"\1"),
+    (r"^(.*)$", r"\1.weight"),  # a magnitude is a module of its own there
+    (r"circulant_c\.", "c3a_kernel."),
+]
+
+
+def _kernel(c: Tensor, grad: bool) -> Tensor:
+    """Between our c[(i - j) mod b] and C3A's w[(j - i) mod b] / d_in; its own inverse but for the factor."""
+    blocks = c.reshape(1, 1, -1) if c.dim() == 1 else c
+    factor = blocks.shape[1] * blocks.shape[2]
+    return torch.roll(blocks.flip(-1), 1, -1) * factor if not grad else torch.roll(c.flip(-1), 1, -1) * factor
+
+
+def mapping(ours: nn.Module, theirs: nn.Module) -> dict[str, Mapped]:
+    """Our trained parameters' names -> PEFT's parameters.
+
+    Raises:
+        LookupError: the two train different tensors.
+    """
+    mine = {name: p for name, p in ours.named_parameters() if p.requires_grad}
+    other = {name: p for name, p in theirs.named_parameters() if p.requires_grad}
+    found: dict[str, Mapped] = {}
+    left = dict(other)
+    for name, parameter in mine.items():
+        names = [re.sub(pattern, replacement, name) for pattern, replacement in RENAMES]
+        match = next((n for n in names if n in left), None)
+        if match is None:
+            raise LookupError(f"HF PEFT trains nothing called {name}; left: {sorted(left)[:6]}")
+        peer = left.pop(match)
+        if "c3a_kernel" in match:
+            found[name] = Mapped(peer, lambda t: _kernel(t, grad=False), lambda g, s=parameter.shape: _kernel(g, grad=True).reshape(s))
+        elif peer.shape != parameter.shape:
+            raise LookupError(f"{name} is {list(parameter.shape)}, HF PEFT's {match} {list(peer.shape)}")
+        else:
+            found[name] = Mapped(peer)
+    if left:
+        raise LookupError(f"HF PEFT also trains {sorted(left)[:6]}")
+    return found
+
+
+def copy_frozen(ours: nn.Module, theirs: nn.Module) -> None:
+    """Gives PEFT's adapter the frozen tensors that ours has (VeRA's projections)."""
+    buffers = dict(theirs.named_buffers(remove_duplicate=False))
+    with torch.no_grad():
+        for name, tensor in ours.named_buffers():
+            if name in buffers and tensor.is_floating_point():
+                buffers[name].copy_(tensor)

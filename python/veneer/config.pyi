@@ -1,0 +1,266 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+# Made from the registry by `python -m veneer stubs`; do not edit.
+import enum
+import os
+from pathlib import Path
+from typing import Any, ClassVar
+
+CONFIG_NAME: str
+TASK_HEADS: dict[str, list[str]]
+PYTHON_TYPES: dict[str, str]
+CONFIG_CLASSES: dict[str, type[PeftConfig]]
+
+class TaskType(str, enum.Enum):
+    SEQ_CLS = "SEQ_CLS"
+    SEQ_2_SEQ_LM = "SEQ_2_SEQ_LM"
+    CAUSAL_LM = "CAUSAL_LM"
+    TOKEN_CLS = "TOKEN_CLS"
+    QUESTION_ANS = "QUESTION_ANS"
+    FEATURE_EXTRACTION = "FEATURE_EXTRACTION"
+
+class PeftConfig:
+    peft_type: ClassVar[str]
+    is_prompt_learning: ClassVar[bool]
+    target_modules: Any
+    exclude_modules: Any
+    modules_to_save: Any
+    layers_to_transform: Any
+    layers_pattern: Any
+    task_type: Any
+    inference_mode: bool
+    fan_in_fan_out: bool
+    base_model_name_or_path: Any
+    revision: Any
+    auto_mapping: Any
+    peft_version: Any
+    def to_dict(self) -> dict[str, Any]: ...
+    def save_pretrained(self, save_directory: str | os.PathLike[str], **changes: Any) -> None: ...
+    @classmethod
+    def from_pretrained(cls, path: str | os.PathLike[str]) -> PeftConfig: ...
+
+def from_foreign(values: dict[str, Any]) -> PeftConfig: ...
+def as_config(config: Any) -> PeftConfig: ...
+def write_whole(path: Path, data: bytes) -> None: ...
+
+class AdditiveConfig(PeftConfig):
+    matrix: str | dict[str, Any]
+    scaling: float
+    dropout: float
+    use_dora: bool
+    dora_dropout: str
+    start: str
+    bias: str
+    def __init__(
+        self,
+        *,
+        matrix: str | dict[str, Any] = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        use_dora: bool = ...,
+        dora_dropout: str = ...,
+        start: str = ...,
+        bias: str = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...
+
+class BottleneckConfig(PeftConfig):
+    reduction_factor: float
+    bottleneck_size: int
+    placement: str
+    non_linearity: str
+    matrix: str | dict[str, Any]
+    down_matrix: Any
+    up_matrix: Any
+    scaling: float
+    dropout: float
+    use_bias: bool
+    init_weights: str
+    hidden_size: int
+    def __init__(
+        self,
+        *,
+        reduction_factor: float = ...,
+        bottleneck_size: int = ...,
+        placement: str = ...,
+        non_linearity: str = ...,
+        matrix: str | dict[str, Any] = ...,
+        down_matrix: Any = ...,
+        up_matrix: Any = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        use_bias: bool = ...,
+        init_weights: str = ...,
+        hidden_size: int = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...
+
+class IA3Config(PeftConfig):
+    feedforward_modules: Any
+    init_ia3_weights: bool
+    def __init__(
+        self,
+        *,
+        feedforward_modules: Any = ...,
+        init_ia3_weights: bool = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...
+
+class LoraConfig(PeftConfig):
+    r: int
+    lora_alpha: float
+    lora_dropout: float
+    bias: str
+    use_rslora: bool
+    use_dora: bool
+    dora_dropout: str
+    init_lora_weights: Any
+    rank_pattern: Any
+    alpha_pattern: Any
+    def __init__(
+        self,
+        *,
+        r: int = ...,
+        lora_alpha: float = ...,
+        lora_dropout: float = ...,
+        bias: str = ...,
+        use_rslora: bool = ...,
+        use_dora: bool = ...,
+        dora_dropout: str = ...,
+        init_lora_weights: Any = ...,
+        rank_pattern: Any = ...,
+        alpha_pattern: Any = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...
+
+class MethodConfig(PeftConfig):
+    method: Any
+    options: Any
+    def __init__(
+        self,
+        *,
+        method: Any = ...,
+        options: Any = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...
+
+class SurmConfig(PeftConfig):
+    structure: str
+    form: str
+    block_size: int
+    padding: bool
+    scaling: float
+    dropout: float
+    bias: str
+    use_dora: bool
+    def __init__(
+        self,
+        *,
+        structure: str = ...,
+        form: str = ...,
+        block_size: int = ...,
+        padding: bool = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        bias: str = ...,
+        use_dora: bool = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...
+
+class VeraConfig(PeftConfig):
+    r: int
+    projection_prng_key: int
+    save_projection: bool
+    vera_dropout: float
+    d_initial: float
+    bias: str
+    init_weights: bool
+    def __init__(
+        self,
+        *,
+        r: int = ...,
+        projection_prng_key: int = ...,
+        save_projection: bool = ...,
+        vera_dropout: float = ...,
+        d_initial: float = ...,
+        bias: str = ...,
+        init_weights: bool = ...,
+        target_modules: Any = ...,
+        exclude_modules: Any = ...,
+        modules_to_save: Any = ...,
+        layers_to_transform: Any = ...,
+        layers_pattern: Any = ...,
+        task_type: Any = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: Any = ...,
+        revision: Any = ...,
+        auto_mapping: Any = ...,
+        peft_version: Any = ...,
+    ) -> None: ...

@@ -1,0 +1,305 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""`get_peft_model` and `PeftModel`, with HF PEFT's names, arguments and meanings."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import importlib.util
+import logging
+import os
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from veneer import sites
+from veneer.config import PeftConfig, as_config
+from veneer.explain import Explanation, explain
+from veneer.files import copy_strictly, read_tensors, write_tensors
+from veneer.host import Host
+from veneer.names import listed
+
+logger = logging.getLogger("veneer")
+if os.environ.get("VENEER_LOG"):
+    logging.basicConfig()
+    logger.setLevel(os.environ["VENEER_LOG"].upper())
+
+
+def _parent() -> type[nn.Module]:
+    # transformers' Trainer treats only instances of peft.PeftModel as adapted models (it saves and resumes the adapter
+    # alone), so ours is one where peft is installed. Nothing of it is used: see _close_inherited.
+    if importlib.util.find_spec("peft") is None:
+        return nn.Module
+    import peft
+
+    return peft.PeftModel
+
+
+def get_peft_model(model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True) -> PeftModel:
+    """Freezes `model`, adapts it in place and returns it wrapped.
+
+    Args:
+        model: any module; a transformers model gets default targets.
+        peft_config: a configuration of ours, or one of HF PEFT's for a method we have.
+        adapter_name: name of the adapter; no dots.
+        autocast_adapter_dtype: keep the adapter in float32 where the base is float16 or bfloat16.
+
+    Raises:
+        ValueError: a name that matches nothing, a size a method cannot have, an unknown choice.
+    """
+    return PeftModel(model, peft_config, adapter_name, autocast_adapter_dtype)
+
+
+class PeftModel(_parent()):  # type: ignore[misc]
+    """A model with adapters. Forward, and every attribute not named here, is the base's."""
+
+    def __init__(self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True) -> None:
+        nn.Module.__init__(self)
+        if isinstance(model, PeftModel):
+            raise ValueError("[veneer] the model is adapted already; use add_adapter(name, config) for another adapter")
+        self.base_model = Host(model)
+        self.add_adapter(adapter_name, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
+        self.set_adapter(adapter_name)
+        self.train(model.training)
+        if getattr(model, "is_gradient_checkpointing", False):
+            # Reentrant checkpoints carry no gradient if none of their inputs needs one, and the embeddings are frozen.
+            model.enable_input_require_grads()
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.base_model(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return nn.Module.__getattr__(self, name)
+        except AttributeError:
+            if "base_model" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self._modules["base_model"].model, name)
+
+    def generate(self, *args: Any, **kwargs: Any) -> Any:
+        """The base's `generate`, with the adapters acting."""
+        return self.get_base_model().generate(*args, **kwargs)
+
+    def get_base_model(self) -> nn.Module:
+        """The model given to `get_peft_model`, with adapted layers in it."""
+        return self.base_model.model
+
+    # Adapters -------------------------------------------------------------------------------------------------------
+
+    @property
+    def peft_config(self) -> dict[str, PeftConfig]:
+        """Configurations by adapter name."""
+        return self.base_model.peft_config
+
+    @property
+    def active_adapters(self) -> list[str]:
+        """Names of the adapters that act."""
+        return list(self.base_model.active)
+
+    @property
+    def active_adapter(self) -> str | list[str]:
+        """The adapter that acts; a list where several do."""
+        active = self.active_adapters
+        return active[0] if len(active) == 1 else active
+
+    @property
+    def active_peft_config(self) -> PeftConfig:
+        """Configuration of the (first) active adapter."""
+        return self.peft_config[self.active_adapters[0]]
+
+    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, autocast_adapter_dtype: bool = True) -> None:
+        """Adds an adapter with fresh tensors; `set_adapter` makes it act. On any error the model is as before."""
+        config = copy.deepcopy(as_config(peft_config))
+        self._complete(config)
+        self.base_model.add(adapter_name, config, autocast_adapter_dtype)
+        logger.debug("added %s\n%s", adapter_name, self.explain())
+
+    def _complete(self, config: PeftConfig) -> None:
+        base = self.get_base_model()
+        if config.target_modules is None and not getattr(config, "placement", None):
+            for name, value in sites.default_targets(base, config).items():
+                setattr(config, name, value)
+        if config.base_model_name_or_path is None:
+            config.base_model_name_or_path = getattr(base, "name_or_path", None) or None
+
+    def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
+        """Makes one adapter, or several that compose, act; only these are trained (none with `inference_mode`)."""
+        names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
+        self.base_model.activate(names)
+        if inference_mode:
+            for name in names:
+                for parameter in self.base_model.trained(name):
+                    parameter.requires_grad_(False)
+
+    def delete_adapter(self, adapter_name: str) -> None:
+        """Deletes an adapter and frees its tensors. If it was the only active one, none is active."""
+        self.base_model.delete(adapter_name)
+
+    @contextlib.contextmanager
+    def disable_adapter(self) -> Iterator[None]:
+        """Within the context, the model is the base: no adapter, original heads and biases."""
+        before = self.base_model.disabled
+        self.base_model.disable(True)
+        try:
+            yield
+        finally:
+            self.base_model.disable(before)
+
+    # Merging --------------------------------------------------------------------------------------------------------
+
+    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False, keep_on: torch.device | str | None = None) -> None:
+        """Writes the active adapters (or `adapter_names`) into the base weights, all or nothing.
+
+        Args:
+            adapter_names: which; default the active ones.
+            safe_merge: refuse weights with NaN or infinity.
+            keep_on: device for the copy of each merged weight that `unmerge_adapter` restores; default the weight's own.
+
+        Raises:
+            ValueError: an adapter that has no effective weight, or a weight tied to another layer.
+        """
+        self.base_model.merge(adapter_names, keep_on, safe_merge)
+
+    def unmerge_adapter(self) -> None:
+        """Restores the weights from before `merge_adapter`, bit for bit."""
+        self.base_model.unmerge()
+
+    def merge_and_unload(self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None) -> nn.Module:
+        """The base model with plain layers and the adapters in its weights. Keeps no copies."""
+        host = self.base_model
+        progress = None
+        if progressbar:
+            from tqdm.auto import tqdm
+
+            progress = lambda layers: tqdm(layers, desc="merging", unit="layer")  # noqa: E731
+        names = list(host.active if adapter_names is None else adapter_names)
+        if not any(layer.merged_adapters for layer in host.layers()):
+            host.merge(names, None, safe_merge, progress, keep=False)
+        return host.unload()
+
+    def unload(self) -> nn.Module:
+        """The base model as it was, without adapters."""
+        host = self.base_model
+        if any(layer.merged_adapters for layer in host.layers()):
+            host.unmerge()
+        for name in list(host.peft_config):
+            host.delete(name)
+        return host.unload()
+
+    # Files ----------------------------------------------------------------------------------------------------------
+
+    def save_pretrained(self, save_directory: str | os.PathLike, selected_adapters: list[str] | None = None,
+                        state_dict: dict[str, Tensor] | None = None, is_main_process: bool = True) -> None:
+        """Writes each adapter's `adapter_config.json` and `adapter_model.safetensors`; one not called "default" goes into a
+        sub-folder of its name. The files are HF PEFT's.
+
+        Args:
+            save_directory: made if needed.
+            selected_adapters: which; default all.
+            state_dict: tensors to write in place of the model's own (a gathered state dict).
+            is_main_process: False writes nothing.
+        """
+        if Path(save_directory).is_file():
+            raise ValueError(f"[veneer] expected a folder, got the file {save_directory}")
+        names = list(self.peft_config) if selected_adapters is None else selected_adapters
+        for name in names:
+            config = self.base_model.known(name)
+            found = self.base_model.tensors(name)
+            tensors = {key: tensor for key, (_, tensor) in found.items()}
+            if state_dict is not None:
+                absent = sorted(state for state, _ in found.values() if state not in state_dict)
+                if absent:
+                    raise ValueError(f"[veneer] the state dict given lacks {listed(absent)}")
+                tensors = {key: state_dict[state] for key, (state, _) in found.items()}
+            if is_main_process:
+                folder = Path(save_directory) if name == "default" else Path(save_directory) / name
+                write_tensors(folder, tensors)
+                config.save_pretrained(folder, inference_mode=True)
+
+    @classmethod
+    def from_pretrained(cls, model: nn.Module, model_id: str | os.PathLike, adapter_name: str = "default", is_trainable: bool = False,
+                        config: PeftConfig | None = None, autocast_adapter_dtype: bool = True) -> PeftModel:
+        """Adapts `model` with a saved adapter (ours or HF PEFT's). Strict: missing, unexpected and misshapen tensors are an
+        error that lists them.
+
+        Args:
+            model: the base.
+            model_id: folder with the two files.
+            adapter_name: name the adapter gets here.
+            is_trainable: False freezes it.
+            config: used in place of the file's.
+        """
+        config = copy.deepcopy(as_config(config) if config is not None else PeftConfig.from_pretrained(model_id))
+        config.inference_mode = not is_trainable
+        tensors = read_tensors(model_id)
+        result = cls(model, config, adapter_name, autocast_adapter_dtype)
+        try:
+            result._fill(adapter_name, tensors, model_id)
+        except BaseException:
+            result.unload()  # the base is the caller's: give it back as it was
+            raise
+        return result
+
+    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, is_trainable: bool = False, autocast_adapter_dtype: bool = True) -> None:
+        """Loads a saved adapter under a name: a new one is added (not activated), one that is there gets the file's tensors."""
+        config = PeftConfig.from_pretrained(model_id)
+        config.inference_mode = not is_trainable
+        tensors = read_tensors(model_id)
+        fresh = adapter_name not in self.peft_config
+        if fresh:
+            self.add_adapter(adapter_name, config, autocast_adapter_dtype)
+        try:
+            self._fill(adapter_name, tensors, model_id)
+        except BaseException:
+            if fresh:
+                self.delete_adapter(adapter_name)
+            raise
+
+    def _fill(self, name: str, tensors: dict[str, Tensor], source: str | os.PathLike) -> None:
+        if any(layer.merged_adapters for layer in self.base_model.layers()):
+            raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before loading")
+        copy_strictly(tensors, {key: tensor for key, (_, tensor) in self.base_model.tensors(name).items()}, str(source))
+
+    # Looking --------------------------------------------------------------------------------------------------------
+
+    def get_nb_trainable_parameters(self) -> tuple[int, int]:
+        """(trainable, all) numbers of parameters."""
+        counts = [(p.numel(), p.requires_grad) for p in self.parameters()]
+        return sum(n for n, trained in counts if trained), sum(n for n, _ in counts)
+
+    def print_trainable_parameters(self) -> None:
+        """Prints `trainable params: 74,498 || all params: 22,787,714 || trainable%: 0.3269`."""
+        trainable, total = self.get_nb_trainable_parameters()
+        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / max(total, 1):.4f}")
+
+    def explain(self, *args: Any, **kwargs: Any) -> Explanation:
+        """For every adapter on every layer: method, parameters, path and its reason. Given the model's inputs, one forward
+        also measures the bytes each layer keeps for backward."""
+        return explain(self.base_model, args, kwargs)
+
+
+def _close_inherited() -> None:
+    """Makes every public attribute that PeftModel would inherit from peft, and that is not nn.Module's, an error: half of
+    it would act on structures that are not there."""
+
+    def closed(name: str) -> property:
+        def refuse(self: Any) -> Any:
+            base = self._modules["base_model"].model if "base_model" in self.__dict__.get("_modules", {}) else None
+            if base is not None and hasattr(base, name):
+                return getattr(base, name)
+            raise AttributeError(f"[veneer] PeftModel has no `{name}`")
+
+        return property(refuse)
+
+    for parent in PeftModel.__mro__[1:]:
+        if parent.__module__.split(".")[0] in ("peft", "transformers"):
+            for name in vars(parent):
+                if not name.startswith("__") and name not in vars(PeftModel) and not hasattr(nn.Module, name):
+                    setattr(PeftModel, name, closed(name))
+
+
+_close_inherited()

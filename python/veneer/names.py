@@ -1,0 +1,52 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""Naming modules: HF PEFT's matching rules, and errors that tell what was meant."""
+
+import difflib
+import re
+from collections.abc import Iterable
+
+
+def suggestion(word: str, known: Iterable[str]) -> str:
+    """`"; did you mean `second`?"` for the closest of `known`, else an empty string."""
+    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    return f"; did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
+
+
+def listed(items: Iterable[str], most: int = 12) -> str:
+    """Comma-separated, cut after `most` with a count of the rest; "none" for nothing."""
+    items = list(items)
+    text = ", ".join(items[:most])
+    return (text + (f", ... ({len(items) - most} more)" if len(items) > most else "")) or "none"
+
+
+def named(patterns: list[str] | str | None, path: str) -> bool:
+    """Whether a module path is named: by a list, if it equals an item or ends in a dot and an item; by a string, if that
+    regular expression matches the whole path."""
+    if patterns is None:
+        return False
+    if isinstance(patterns, str):
+        return re.fullmatch(patterns, path) is not None
+    return any(path == item or path.endswith("." + item) for item in patterns)
+
+
+def tails(paths: Iterable[str]) -> list[str]:
+    """The last components of paths, each once: what a user would have written in a list of names."""
+    return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
+
+
+def in_layers(path: str, layers: list[int] | int | None, pattern: list[str] | str | None) -> bool:
+    """HF PEFT's layers_to_transform: whether the index of the path's block is among `layers`. The block list is the one
+    called `pattern` (any, without one)."""
+    if layers is None:
+        return True
+    names = [pattern] if isinstance(pattern, str) else pattern
+    found = None
+    for name in names or [r"[^.]+"]:
+        found = found or re.match(rf".*?(?:^|\.){name}\.(\d+)(?:\.|$)", path)
+    return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
+
+
+def block_index(path: str) -> int:
+    """The first number in a path: the index of its transformer block; -1 for none."""
+    return next((int(part) for part in path.split(".") if part.isdigit()), -1)

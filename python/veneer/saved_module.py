@@ -1,0 +1,63 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""A module that is trained and saved whole beside an adapter (modules_to_save): one copy an adapter."""
+
+from __future__ import annotations
+
+import copy
+from typing import Any
+
+from torch import Tensor, nn
+
+
+class SavedModule(nn.Module):
+    """Holds the original, frozen, and a trained copy of it for each adapter; the active adapter's copy acts. Names are HF
+    PEFT's, so state dicts have its keys."""
+
+    def __init__(self, original_module: nn.Module, path: str) -> None:
+        super().__init__()
+        self.original_module = original_module
+        self.modules_to_save = nn.ModuleDict()
+        self.path = path
+        self.active: list[str] = []
+        self.disabled = False
+        self.train(original_module.training)
+
+    def add(self, name: str) -> None:
+        """Adds a copy of the original for an adapter."""
+        self.modules_to_save[name] = copy.deepcopy(self.original_module)
+
+    def remove(self, name: str) -> None:
+        del self.modules_to_save[name]
+        self.activate([active for active in self.active if active != name])
+
+    def activate(self, names: list[str]) -> None:
+        """Sets the adapters that act; at most one of them may have a copy here."""
+        here = [name for name in names if name in self.modules_to_save]
+        if len(here) > 1:
+            raise ValueError(f"[veneer] adapters {', '.join(here)} each have their own {self.path} (modules_to_save); only one of "
+                             "them can be active")
+        self.active = here
+
+    def disable(self, disabled: bool) -> None:
+        self.disabled = disabled
+
+    @property
+    def current(self) -> nn.Module:
+        """The module that acts now."""
+        return self.modules_to_save[self.active[0]] if self.active and not self.disabled else self.original_module
+
+    def tensors(self, name: str) -> dict[str, Tensor]:
+        """An adapter's copy: key below the module's path -> tensor."""
+        return self.modules_to_save[name].state_dict(keep_vars=True)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        return self.current(*args, **kwargs)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return super().__getattr__(name)
+        except AttributeError:
+            if "original_module" not in self.__dict__.get("_modules", {}):
+                raise
+            return getattr(self.current, name)

@@ -1,0 +1,56 @@
+#!/usr/bin/env python3
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""Runs both suites and closes with their sum: `N passed, M failed`. usage: run_tests.py BUILD_DIR [pytest arguments]"""
+
+import subprocess
+import sys
+import xml.etree.ElementTree as ElementTree
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+
+
+def counts(report):
+    """Passed, failed and skipped cases of a JUnit report, as GoogleTest and pytest write it."""
+    passed = failed = skipped = 0
+    for case in ElementTree.parse(report).iter("testcase"):
+        tags = {child.tag for child in case}
+        if tags & {"failure", "error"}:
+            failed += 1
+        elif "skipped" in tags or case.get("result") == "skipped":
+            skipped += 1
+        elif case.get("status") != "notrun":
+            passed += 1
+    return passed, failed, skipped
+
+
+def run(command, report):
+    """Counts of one suite. One that died, or failed outside of any case (at collection, say), has one more failure."""
+    report.unlink(missing_ok=True)
+    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    passed, failed, skipped = counts(report) if report.exists() else (0, 0, 0)
+    if failed == 0 and (code != 0 or passed + skipped == 0):
+        print(f"{command[0]} ended with status {code} and {passed} passed cases", flush=True)
+        failed = 1
+    return passed, failed, skipped
+
+
+def main():
+    build = Path(sys.argv[1]).resolve()
+    reports = build / "tests"
+    suites = [
+        # ctest is the way in, so that its settings hold; the report is GoogleTest's, with every case.
+        run(["ctest", "--test-dir", str(build), "--output-on-failure"], reports / "cpp.xml"),
+        run(
+            [sys.executable, "-m", "pytest", f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]],
+            reports / "python.xml",
+        ),
+    ]
+    passed, failed, skipped = map(sum, zip(*suites, strict=True))
+    print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
+    return 1 if failed else 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

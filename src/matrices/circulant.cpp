@@ -1,0 +1,128 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// SURM's circulant matrix (arXiv 2406.17740): M[i, j] = c[(i - j) mod d], c the first column, c = a * b elementwise in
+// the product form. Rectangular: m x q blocks of size g = gcd(d_out, d_in), each circulant by columns. x M^T is a
+// circular convolution: irfft(rfft(x) * rfft(c)), in float32 at least.
+#include <ATen/ATen.h>
+
+#include <cmath>
+#include <nlohmann/json.hpp>
+#include <numeric>
+
+#include "veneer/check.h"
+#include "veneer/config.h"
+#include "veneer/numeric.h"
+#include "veneer/registry.h"
+
+namespace veneer {
+namespace {
+
+class Circulant final : public Matrix {
+ public:
+  Circulant(const Options& options, const MatrixSite& site)
+      : site_(site), product_(options.text("form") == "product"), g_(options.integer("block_size")) {
+    const int64_t common = std::gcd(site.d_in, site.d_out);
+    if (g_ == 0) {
+      VENEER_CHECK(
+          common > 1 || site.d_in == site.d_out, "circulant", "d_in ", site.d_in, " and d_out ", site.d_out,
+          " have no common divisor but 1, and blocks of size 1 are a dense matrix; expected sizes with a common",
+          " divisor, or block_size with padding=true");
+      g_ = common;
+    }
+    const bool fits = site.d_in % g_ == 0 && site.d_out % g_ == 0;
+    VENEER_CHECK(fits || options.flag("padding"), "circulant", "block_size must divide ", site.d_in, " and ",
+                 site.d_out, ", got ", g_, "; the nearest that does is ", nearest_divisor(common, g_),
+                 ", or set padding=true");
+    m_ = (site.d_out + g_ - 1) / g_;
+    q_ = (site.d_in + g_ - 1) / g_;
+  }
+
+  ParameterSpecs parameters() const override {
+    const std::vector<int64_t> shape = m_ == 1 && q_ == 1 ? std::vector<int64_t>{g_} : std::vector<int64_t>{m_, q_, g_};
+    const bool zero = site_.start == Start::zero;
+    // Random starts keep the variance of the input: each output sums d_in terms.
+    const double std = 1.0 / std::sqrt(static_cast<double>(site_.d_in));
+    if (!product_) {
+      return {{"circulant_c", shape, zero ? Initial::zeros() : Initial::normal(0.0, std), "circulant_c.{adapter}"}};
+    }
+    return {{"circulant_a", shape, Initial::normal(0.0, zero ? 0.02 : std), "circulant_a.{adapter}"},
+            {"circulant_b", shape, zero ? Initial::zeros() : Initial::ones(), "circulant_b.{adapter}"}};
+  }
+
+  at::Tensor dense(const Params& params) const override {
+    const at::Tensor c = columns(params);  // [m, q, g]
+    const at::Tensor i = at::arange(g_, c.options().dtype(at::kLong));
+    const at::Tensor index = (i.unsqueeze(1) - i).remainder(g_).flatten();  // [u, v] -> (u - v) mod g
+    const at::Tensor blocks = c.index_select(2, index).unflatten(2, {g_, g_});
+    return blocks.transpose(1, 2).reshape({m_ * g_, q_ * g_}).narrow(0, 0, site_.d_out).narrow(1, 0, site_.d_in);
+  }
+
+  at::Tensor apply(const at::Tensor& x, const Params& params) const override {
+    if (TORCH_GUARD_SIZE_OBLIVIOUS(x.sym_size(0).sym_eq(0))) return Matrix::apply(x, params);  // MKL refuses no signals
+    const at::Tensor c = columns(params);
+    at::Tensor u = x.to(at::promote_types(wide_type(x.scalar_type()), wide_type(c.scalar_type())));
+    if (q_ * g_ != site_.d_in) u = at::constant_pad_nd(u, {0, q_ * g_ - site_.d_in});
+    const at::Tensor spectrum = at::fft_rfft(as(c, u));                // [m, q, g/2 + 1]
+    const at::Tensor signal = at::fft_rfft(u.unflatten(1, {q_, g_}));  // [N, q, g/2 + 1]
+    const at::Tensor mixed = q_ == 1 ? signal * spectrum.squeeze(1)    // [N, m, g/2 + 1]
+                                     : at::einsum("nqk,mqk->nmk", {signal, spectrum});
+    // Without its length irfft would return an even number of points.
+    const at::Tensor y = at::fft_irfft(mixed, g_).flatten(1, 2);
+    return as(m_ * g_ == site_.d_out ? y : y.narrow(1, 0, site_.d_out), x);
+  }
+
+ private:
+  static int64_t nearest_divisor(int64_t n, int64_t wanted) {
+    int64_t best = 1;
+    for (int64_t d = 1; d <= n; ++d) {
+      if (n % d == 0 && std::abs(d - wanted) < std::abs(best - wanted)) best = d;
+    }
+    return best;
+  }
+
+  at::Tensor columns(const Params& params) const {
+    const at::Tensor c = product_ ? params["circulant_a"] * params["circulant_b"] : params["circulant_c"];
+    return c.reshape({m_, q_, g_});
+  }
+
+  MatrixSite site_;
+  bool product_;
+  int64_t g_, m_ = 0, q_ = 0;
+};
+
+const RegisterMatrix registrar{
+    {"circulant",
+     "M[i, j] = c[(i - j) mod g] in blocks of g = gcd(d_out, d_in), c = a * b",
+     "2 * d_out * d_in / g (single form: half)",
+     "SURM, arXiv 2406.17740",
+     {Option::choice("form", "product", "c = a * b as in the paper, or one trained vector c", {"product", "single"}),
+      Option::integer("block_size", 0, "g; 0 means gcd(d_out, d_in)", 0),
+      Option::flag("padding", false, "pad d_in and d_out up to multiples of block_size")},
+     [](const Options& options, const MatrixSite& site) { return std::make_shared<Circulant>(options, site); }}};
+
+const RegisterConfig config{
+    {"SURM",
+     "SurmConfig",
+     "Structured update of unrestricted rank",
+     {Option::choice("structure", "circulant", "the structured matrix", {"circulant"}),
+      Option::choice("form", "product", "c = a * b as in the paper, or one trained vector", {"product", "single"}),
+      Option::integer("block_size", 0, "size of the blocks of a rectangular layer; 0: gcd(d_in, d_out)", 0),
+      Option::flag("padding", false, "pad sizes up to multiples of block_size"),
+      Option::number("scaling", 1.0, "factor on the update"),
+      Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
+      Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", "surm_only"}),
+      Option::flag("use_dora", false, "train magnitude and direction apart")},
+     "{}",
+     [](const Options& fields, const Site&) {
+       const nlohmann::json matrix{{"name", fields.text("structure")},
+                                   {"form", fields.text("form")},
+                                   {"block_size", fields.integer("block_size")},
+                                   {"padding", fields.flag("padding")}};
+       return method_call("additive", {{"matrix", matrix},
+                                       {"scale", fields.number("scaling")},
+                                       {"dropout", fields.number("dropout")},
+                                       {"decompose", fields.flag("use_dora")}});
+     }}};
+
+}  // namespace
+}  // namespace veneer

@@ -1,0 +1,157 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// y = W x + b + s * M dropout(x), M any structured matrix: LoRA (arXiv 2106.09685) with low_rank, SURM (arXiv
+// 2406.17740) with circulant, VeRA (arXiv 2310.11454) with vera. With `decompose`, DoRA (arXiv 2402.09353, eq. 5): the
+// weight W + s * M is rescaled row by row to a trained magnitude m, y = g * (W + s * M) x + b with g = m / ||W + s *
+// M||, the norm taken without gradient.
+#include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
+
+#include <nlohmann/json.hpp>
+
+#include "veneer/check.h"
+#include "veneer/config.h"
+#include "veneer/dropout.h"
+#include "veneer/numeric.h"
+#include "veneer/registry.h"
+
+namespace veneer {
+namespace {
+
+// Rows of zeros have no direction; the same bound at the start and in forward keeps m / n at exactly one.
+constexpr double smallest_norm = 1e-12;
+
+MatrixSite matrix_site(const Options& options, const Site& site) {
+  return {site.d_in, site.d_out, options.text("start") == "zero" ? Matrix::Start::zero : Matrix::Start::random};
+}
+
+class Additive final : public Method {
+ public:
+  Additive(const Options& options, const Site& site)
+      : site_(site),
+        matrix_(matrix_entry(options.matrix_name("matrix"))
+                    .bind(options.matrix_options("matrix"), matrix_site(options, site))),
+        scale_(options.number("scale") * matrix_->scale()),
+        dropout_(dropout_probability(options.number("dropout"))),
+        decompose_(options.flag("decompose")),
+        drop_base_(options.text("dora_dropout") == "peft") {
+    VENEER_CHECK(!decompose_ || (site.kind == SiteKind::linear && site.has_weight), "additive",
+                 "decompose (DoRA) needs the base layer's dense weight, got a site without one");
+  }
+
+  ParameterSpecs parameters() const override {
+    ParameterSpecs specs = matrix_->parameters();
+    if (decompose_)
+      specs.push_back({"magnitude", {site_.d_out}, Initial::derived(), "lora_magnitude_vector.{adapter}"});
+    return specs;
+  }
+
+  void start(const at::Tensor& weight, const Params& params) const override {
+    if (decompose_) params["magnitude"].copy_(norms(weight, params));
+  }
+
+  at::Tensor forward(const Input& in, const Params& params) const override {
+    const at::Tensor x = rows(in.x);
+    const at::Tensor dropped = in.seed.defined() ? seeded_dropout(x, in.seed, dropout_) : x;
+    const bool owned = !in.y.defined();
+    const at::Tensor y = owned ? at::linear(x, in.weight, in.bias) : rows(in.y);
+    return unrows(decompose_ ? decomposed(in, y, owned, x, dropped, params)
+                             : matrix_->accumulate(y, owned, dropped, params, scale_),
+                  in.x);
+  }
+
+  bool mergeable() const override { return site_.kind == SiteKind::linear; }
+  std::string merge_refusal() const override { return "an update of a hidden state has no weight to merge into"; }
+
+  at::Tensor weight(const at::Tensor& weight, const Params& params) const override {
+    const at::Tensor w = wide(weight);
+    const at::Tensor sum = w.add(as(matrix_->dense(params), w), scale_);
+    return as(decompose_ ? sum * as(gain(weight, params), w).unsqueeze(1) : sum, weight);
+  }
+
+  Composition composition() const override { return decompose_ ? Composition::exclusive : Composition::additive; }
+  bool needs_weight() const override { return decompose_; }
+  double dropout() const override { return dropout_; }
+
+ private:
+  at::Tensor norms(const at::Tensor& weight, const Params& params) const {
+    const c10::NoGradGuard no_grad;
+    return matrix_->row_norms(weight.detach(), params, scale_).clamp_min(smallest_norm);
+  }
+
+  // g [d_out] = m / n, in float32 at least.
+  at::Tensor gain(const at::Tensor& weight, const Params& params) const {
+    return wide(params["magnitude"]) / norms(weight, params);
+  }
+
+  at::Tensor decomposed(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,
+                        const at::Tensor& dropped, const Params& params) const {
+    const at::Tensor g = gain(in.weight, params);
+    if (dropped.is_same(x) || !drop_base_) {
+      // g * (W x + s M x) + b from y = W x + b; written so that g = 1 gives y back bit for bit.
+      const at::Tensor sum = matrix_->accumulate(y, owned, dropped, params, scale_) * g;
+      return as(in.bias.defined() ? sum + (1.0 - g) * in.bias : sum, y);
+    }
+    // HF PEFT's semantics: the rescaled part of the base product sees the dropped input too.
+    const at::Tensor base = at::linear(dropped, in.weight);
+    return as(y + matrix_->accumulate(base, false, dropped, params, scale_) * g - base, y);
+  }
+
+  Site site_;
+  std::shared_ptr<const Matrix> matrix_;
+  double scale_;
+  double dropout_;
+  bool decompose_;
+  bool drop_base_;
+};
+
+ParameterSpecs shared(const Options& options, const std::vector<Site>& sites) {
+  const MatrixEntry& entry = matrix_entry(options.matrix_name("matrix"));
+  if (!entry.shared) return {};
+  std::vector<MatrixSite> matrix_sites;
+  for (const auto& site : sites) matrix_sites.push_back(matrix_site(options, site));
+  return entry.shared(options.matrix_options("matrix"), matrix_sites);
+}
+
+const RegisterMethod registrar{
+    {"additive",
+     "y = W x + b + s * M dropout(x); with decompose, rows rescaled to a trained norm",
+     "the matrix's, plus d_out with decompose",
+     "LoRA, arXiv 2106.09685; DoRA, arXiv 2402.09353",
+     {SiteKind::linear, SiteKind::hidden},
+     {Option::matrix("matrix", "low_rank", "M, any structured matrix"),
+      Option::number("scale", 1.0, "s, times the matrix's own scale"),
+      Option::number("dropout", 0.0, "probability of dropping an element of M's input", 0.0, 0.9999),
+      Option::flag("decompose", false, "train the norms of the rows apart from their directions (DoRA)"),
+      Option::choice("dora_dropout", "peft",
+                     "with dropout: drop the input of the rescaled base product too, as HF PEFT "
+                     "does, or share the base's own product, which is cheaper",
+                     {"peft", "shared"}),
+      Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"})},
+     [](const Options& options, const Site& site) { return std::make_shared<Additive>(options, site); },
+     shared}};
+
+const RegisterConfig config{
+    {"ADDITIVE",
+     "AdditiveConfig",
+     "Any structured matrix as the update of a frozen weight, or of a hidden state",
+     {Option::matrix("matrix", "low_rank", "the structured matrix: its name, or an object with its name and options"),
+      Option::number("scaling", 1.0, "factor on the update, times the matrix's own scale"),
+      Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
+      Option::flag("use_dora", false, "train magnitude and direction apart"),
+      Option::choice("dora_dropout", "peft",
+                     "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product", {"peft", "shared"}),
+      Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"}),
+      Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", "additive_only"})},
+     "{}",
+     [](const Options& fields, const Site&) {
+       return method_call("additive", {{"matrix", fields.value("matrix")},
+                                       {"scale", fields.number("scaling")},
+                                       {"dropout", fields.number("dropout")},
+                                       {"decompose", fields.flag("use_dora")},
+                                       {"dora_dropout", fields.text("dora_dropout")},
+                                       {"start", fields.text("start")}});
+     }}};
+
+}  // namespace
+}  // namespace veneer

@@ -1,0 +1,88 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// The generic ops that carry every method through the dispatcher. Composite: a method made of ATen calls gets
+// gradients, autocast and tracing from them. `build` is not read: it is an argument so that a compile cache, which keys
+// on op and arguments, never serves a rebuilt library the graphs of the old one.
+#include <ATen/ATen.h>
+#include <torch/library.h>
+
+#include <nlohmann/json.hpp>
+
+#include "core/json.h"
+#include "veneer/check.h"
+#include "veneer/registry.h"
+
+namespace veneer {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+
+Params checked_params(const BoundMethod& bound, const std::string& method, at::TensorList params) {
+  VENEER_CHECK(params.size() == bound.specs.size(), method, "expected ", bound.specs.size(), " parameters, got ",
+               params.size());
+  return {bound.specs, params};
+}
+
+Tensor forward(const std::string& method, const std::string& options, const Tensor& x, const OptionalTensor& y,
+               const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
+               const OptionalTensor& seed, const std::string& /*build*/) {
+  const auto bound = from_plan(method, options);
+  VENEER_CHECK(x.dim() >= 1, method, "expected an input [*, d_in], got a scalar");
+  VENEER_CHECK(x.is_floating_point(), method, "expected a floating-point input, got ", x.scalar_type());
+  VENEER_CHECK(y.has_value() || weight.has_value(), method, "expected the base's output or its weight, got neither");
+  const Input in{x, y.value_or(Tensor()), weight.value_or(Tensor()), bias.value_or(Tensor()), seed.value_or(Tensor())};
+  return bound->method->forward(in, checked_params(*bound, method, params));
+}
+
+Tensor forward_input(const std::string& method, const std::string& options, const Tensor& x, at::TensorList params,
+                     const std::string& /*build*/) {
+  const auto bound = from_plan(method, options);
+  return bound->method->input(x, checked_params(*bound, method, params));
+}
+
+Tensor merged_weight(const std::string& method, const std::string& options, const Tensor& weight, at::TensorList params,
+                     const std::string& /*build*/) {
+  const auto bound = from_plan(method, options);
+  VENEER_CHECK(bound->method->mergeable(), method, "cannot be merged: ", bound->method->merge_refusal());
+  return bound->method->weight(weight, checked_params(*bound, method, params));
+}
+
+Tensor merged_bias(const std::string& method, const std::string& options, const Tensor& bias, at::TensorList params,
+                   const std::string& /*build*/) {
+  const auto bound = from_plan(method, options);
+  return bound->method->bias(bias, checked_params(*bound, method, params));
+}
+
+std::vector<Tensor> op_initial_parameters(const std::string& method, const std::string& options,
+                                          const OptionalTensor& weight, at::TensorList shared, at::ScalarType dtype,
+                                          at::Device device, const std::string& /*build*/) {
+  return initial_parameters(*from_plan(method, options), weight.value_or(Tensor()), at::device(device).dtype(dtype),
+                            shared.vec());
+}
+
+std::vector<Tensor> op_initial_shared(const std::string& specs, at::ScalarType dtype, at::Device device) {
+  return initial_tensors(specs_from_json(nlohmann::json::parse(specs)), at::device(device).dtype(dtype));
+}
+
+}  // namespace
+
+TORCH_LIBRARY_FRAGMENT(veneer, m) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+  m.def(
+      "forward(str method, str options, Tensor x, Tensor? y, Tensor? weight, Tensor? bias, Tensor[] params, Tensor? "
+      "seed, "
+      "str build) -> Tensor",
+      forward, tags);
+  m.def("forward_input(str method, str options, Tensor x, Tensor[] params, str build) -> Tensor", forward_input, tags);
+  m.def("merged_weight(str method, str options, Tensor weight, Tensor[] params, str build) -> Tensor", merged_weight,
+        tags);
+  m.def("merged_bias(str method, str options, Tensor bias, Tensor[] params, str build) -> Tensor", merged_bias, tags);
+  m.def(
+      "initial_parameters(str method, str options, Tensor? weight, Tensor[] shared, ScalarType dtype, Device device, "
+      "str build) -> Tensor[]",
+      op_initial_parameters);
+  m.def("initial_shared(str specs, ScalarType dtype, Device device) -> Tensor[]", op_initial_shared);
+}
+
+}  // namespace veneer

@@ -1,0 +1,55 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""Every test starts from the same random numbers, without network, and on few threads."""
+
+import os
+
+# Before torch is imported. No test may reach for the network, and a compile cache on disk could hide a failure.
+os.environ["HF_HUB_OFFLINE"] = "1"
+os.environ["TRANSFORMERS_VERBOSITY"] = "error"
+os.environ["TOKENIZERS_PARALLELISM"] = "false"
+os.environ.pop("VENEER_LOG", None)
+
+import random  # noqa: E402
+from pathlib import Path  # noqa: E402
+
+import numpy as np  # noqa: E402
+import pytest  # noqa: E402
+import torch  # noqa: E402
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(autouse=True)
+def seeded():
+    """The same numbers whichever tests run, and in whatever order; tensors this small are slower on many threads."""
+    torch.manual_seed(0)
+    np.random.seed(0)  # noqa: NPY002
+    random.seed(0)
+    torch.set_num_threads(1)
+    torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def fresh_compiler():
+    """No graph of another test, before and after."""
+    torch._dynamo.reset()
+    yield
+    torch._dynamo.reset()
+
+
+@pytest.fixture(scope="session")
+def root():
+    """The folder of the sources."""
+    return ROOT
+
+
+@pytest.fixture(scope="session")
+def shared_data():
+    """The folder of real data and weights: VENEER_SHARED_DATA, or shared/data beside or above the sources."""
+    given = os.environ.get("VENEER_SHARED_DATA")
+    candidates = [Path(given)] if given else [folder / "shared" / "data" for folder in (ROOT, *ROOT.parents)]
+    for folder in candidates:
+        if (folder / "MANIFEST.md").is_file():
+            return folder
+    pytest.skip(f"no data: looked for MANIFEST.md in {', '.join(map(str, candidates))}; set VENEER_SHARED_DATA")

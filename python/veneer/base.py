@@ -37,10 +37,10 @@ def sizes(module: nn.Module) -> tuple[int, int]:
     return module.in_features, module.out_features
 
 
-def hidden_size(module: nn.Module) -> int | None:
-    """The size of the state a module puts out, where the module itself tells it."""
+def hidden_size(module: nn.Module, of_input: bool = False) -> int | None:
+    """The size of the state a module puts out (or takes in), where the module itself tells it."""
     if is_linear(module):
-        return sizes(module)[1]
+        return sizes(module)[0 if of_input else 1]
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1]
     return None

@@ -8,7 +8,6 @@ from typing import Any, ClassVar
 
 CONFIG_NAME: str
 TASK_HEADS: dict[str, list[str]]
-PYTHON_TYPES: dict[str, str]
 CONFIG_CLASSES: dict[str, type[PeftConfig]]
 
 class TaskType(str, enum.Enum):
@@ -22,23 +21,24 @@ class TaskType(str, enum.Enum):
 class PeftConfig:
     peft_type: ClassVar[str]
     is_prompt_learning: ClassVar[bool]
-    target_modules: Any
-    exclude_modules: Any
-    modules_to_save: Any
-    layers_to_transform: Any
-    layers_pattern: Any
-    task_type: Any
+    target_modules: list[str] | str | dict[str, list[str]] | None
+    exclude_modules: list[str] | str | None
+    modules_to_save: list[str] | None
+    layers_to_transform: list[int] | int | None
+    layers_pattern: list[str] | str | None
+    task_type: TaskType | str | None
     inference_mode: bool
     fan_in_fan_out: bool
-    base_model_name_or_path: Any
-    revision: Any
-    auto_mapping: Any
-    peft_version: Any
+    base_model_name_or_path: str | None
+    revision: str | None
+    auto_mapping: dict[str, Any] | None
+    peft_version: str | None
     def to_dict(self) -> dict[str, Any]: ...
     def save_pretrained(self, save_directory: str | os.PathLike[str], **changes: Any) -> None: ...
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> PeftConfig: ...
 
+def python_type(option: dict[str, Any]) -> str: ...
 def from_foreign(values: dict[str, Any]) -> PeftConfig: ...
 def as_config(config: Any) -> PeftConfig: ...
 def write_whole(path: Path, data: bytes) -> None: ...
@@ -61,18 +61,18 @@ class AdditiveConfig(PeftConfig):
         dora_dropout: str = ...,
         start: str = ...,
         bias: str = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...
 
 class BottleneckConfig(PeftConfig):
@@ -81,8 +81,8 @@ class BottleneckConfig(PeftConfig):
     placement: str
     non_linearity: str
     matrix: str | dict[str, Any]
-    down_matrix: Any
-    up_matrix: Any
+    down_matrix: str | dict[str, Any] | None
+    up_matrix: str | dict[str, Any] | None
     scaling: float
     dropout: float
     use_bias: bool
@@ -96,47 +96,47 @@ class BottleneckConfig(PeftConfig):
         placement: str = ...,
         non_linearity: str = ...,
         matrix: str | dict[str, Any] = ...,
-        down_matrix: Any = ...,
-        up_matrix: Any = ...,
+        down_matrix: str | dict[str, Any] | None = ...,
+        up_matrix: str | dict[str, Any] | None = ...,
         scaling: float = ...,
         dropout: float = ...,
         use_bias: bool = ...,
         init_weights: str = ...,
         hidden_size: int = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...
 
 class IA3Config(PeftConfig):
-    feedforward_modules: Any
+    feedforward_modules: list[str] | str | None
     init_ia3_weights: bool
     def __init__(
         self,
         *,
-        feedforward_modules: Any = ...,
+        feedforward_modules: list[str] | str | None = ...,
         init_ia3_weights: bool = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...
 
 class LoraConfig(PeftConfig):
@@ -147,9 +147,9 @@ class LoraConfig(PeftConfig):
     use_rslora: bool
     use_dora: bool
     dora_dropout: str
-    init_lora_weights: Any
-    rank_pattern: Any
-    alpha_pattern: Any
+    init_lora_weights: bool | str
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
     def __init__(
         self,
         *,
@@ -160,43 +160,43 @@ class LoraConfig(PeftConfig):
         use_rslora: bool = ...,
         use_dora: bool = ...,
         dora_dropout: str = ...,
-        init_lora_weights: Any = ...,
-        rank_pattern: Any = ...,
-        alpha_pattern: Any = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        init_lora_weights: bool | str = ...,
+        rank_pattern: dict[str, int] = ...,
+        alpha_pattern: dict[str, float] = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...
 
 class MethodConfig(PeftConfig):
-    method: Any
-    options: Any
+    method: str
+    options: dict[str, Any]
     def __init__(
         self,
         *,
-        method: Any = ...,
-        options: Any = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        method: str = ...,
+        options: dict[str, Any] = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...
 
 class SurmConfig(PeftConfig):
@@ -219,18 +219,18 @@ class SurmConfig(PeftConfig):
         dropout: float = ...,
         bias: str = ...,
         use_dora: bool = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...
 
 class VeraConfig(PeftConfig):
@@ -251,16 +251,16 @@ class VeraConfig(PeftConfig):
         d_initial: float = ...,
         bias: str = ...,
         init_weights: bool = ...,
-        target_modules: Any = ...,
-        exclude_modules: Any = ...,
-        modules_to_save: Any = ...,
-        layers_to_transform: Any = ...,
-        layers_pattern: Any = ...,
-        task_type: Any = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
         inference_mode: bool = ...,
         fan_in_fan_out: bool = ...,
-        base_model_name_or_path: Any = ...,
-        revision: Any = ...,
-        auto_mapping: Any = ...,
-        peft_version: Any = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
     ) -> None: ...

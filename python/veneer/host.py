@@ -88,7 +88,7 @@ class Host(nn.Module):
                 return wrapper
         size = None
         if found.wiring != "linear":
-            size = getattr(config, "hidden_size", 0) or base.hidden_size(place.module) or getattr(getattr(self.model, "config", None), "hidden_size", None)
+            size = getattr(config, "hidden_size", 0) or base.hidden_size(place.module, found.wiring == "input") or getattr(getattr(self.model, "config", None), "hidden_size", None)
             if not size:
                 raise ValueError(f"[{type(config).__name__}] the size of the hidden state at {place.path} ({type(place.module).__name__}) is "
                                  "not known from the module or the model's config; give hidden_size")

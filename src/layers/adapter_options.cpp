@@ -28,7 +28,7 @@ json parsed(const char* owner, const std::string& text) {
 }
 
 // A name, or a JSON object; empty: null.
-json matrix(const std::string& text) {
+json matrix_value(const std::string& text) {
   if (text.empty()) return nullptr;
   return text.front() == '{' ? parsed("matrix", text) : json(text);
 }
@@ -87,9 +87,9 @@ BottleneckOptions::operator AdapterConfig() const {
                  {"bottleneck_size", bottleneck_size_},
                  {"placement", placement_},
                  {"non_linearity", non_linearity_},
-                 {"matrix", matrix(matrix_)},
-                 {"down_matrix", matrix(down_matrix_)},
-                 {"up_matrix", matrix(up_matrix_)},
+                 {"matrix", matrix_value(matrix_)},
+                 {"down_matrix", matrix_value(down_matrix_)},
+                 {"up_matrix", matrix_value(up_matrix_)},
                  {"scaling", scaling_},
                  {"dropout", dropout_},
                  {"use_bias", use_bias_},
@@ -98,7 +98,7 @@ BottleneckOptions::operator AdapterConfig() const {
 
 AdditiveOptions::operator AdapterConfig() const {
   return config("ADDITIVE", *this,
-                {{"matrix", matrix(matrix_)},
+                {{"matrix", matrix_value(matrix_)},
                  {"scaling", scaling_},
                  {"dropout", dropout_},
                  {"use_dora", use_dora_},

@@ -6,6 +6,7 @@
 // M||, the norm taken without gradient.
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
+#include <c10/core/impl/LocalDispatchKeySet.h>
 
 #include <nlohmann/json.hpp>
 
@@ -76,12 +77,15 @@ class Additive final : public Method {
  private:
   at::Tensor norms(const at::Tensor& weight, const Params& params) const {
     const c10::NoGradGuard no_grad;
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // its products would be 16-bit
     return matrix_->row_norms(weight.detach(), params, scale_).clamp_min(smallest_norm);
   }
 
-  // g [d_out] = m / n, in float32 at least.
+  // g [d_out] = m / n, in float32 at least. n is rounded as m was when it started, so that g is then exactly one in
+  // 16-bit adapters too.
   at::Tensor gain(const at::Tensor& weight, const Params& params) const {
-    return wide(params["magnitude"]) / norms(weight, params);
+    const at::Tensor& m = params["magnitude"];
+    return wide(m) / wide(as(norms(weight, params), m)).clamp_min(smallest_norm);
   }
 
   at::Tensor decomposed(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,

@@ -46,8 +46,7 @@ def assert_plain(model, before):
 
 @pytest.mark.parametrize(("model", "row"), EVERY)
 def test_starts_as_the_base_and_trains_only_the_adapter(model, row):
-    base = model.build()
-    expected = model.run(base)
+    base, expected = model.build(), model.base_output()
     before = {id(p) for p in base.parameters()}
     adapted = veneer.get_peft_model(base, row.make(model))
     assert torch.equal(model.run(adapted), expected)
@@ -70,7 +69,7 @@ def test_learns(row):
     """A few steps of AdamW lower the loss of every method, with dropout where it has one."""
     model = MODELS["bert"]
     adapted = adapt(model, row, **({row.dropout: 0.1} if row.dropout else {})).train()
-    optimizer = torch.optim.AdamW(trained(adapted).values(), lr=0.02)
+    optimizer = torch.optim.AdamW(trained(adapted).values(), lr=0.05)
     labels = torch.tensor([0, 1, 2])
     losses = []
     for _ in range(12):
@@ -162,11 +161,10 @@ def test_merge_and_unmerge(model, row, tmp_path):
     adapted = scramble(adapt(model, row), std=0.1)
     expected, state = model.run(adapted), {k: v.clone() for k, v in adapted.state_dict().items()}
     adapted.save_pretrained(tmp_path / "unmerged")
-    base = model.run(model.build())
 
     adapted.merge_adapter()
     torch.testing.assert_close(model.run(adapted), expected, rtol=1e-5, atol=1e-5)
-    assert not torch.equal(model.run(adapted), base)
+    assert not torch.equal(model.run(adapted), model.base_output())
     assert_same(adapted.state_dict(), state)  # the truth, not the merged weights
     adapted.save_pretrained(tmp_path / "merged")
     for name in ("adapter_model.safetensors", "adapter_config.json"):
@@ -236,8 +234,8 @@ def test_a_bottleneck_refuses_to_merge(placement):
 
 @pytest.mark.parametrize(("model", "row"), EVERY)
 def test_unload_and_disable_give_the_base(model, row):
-    base = model.build()
-    before, expected = plain(base), model.run(base)
+    base, expected = model.build(), model.base_output()
+    before = plain(base)
     adapted = scramble(veneer.get_peft_model(base, row.make(model)))
     acting = model.run(adapted)
     with adapted.disable_adapter():
@@ -249,7 +247,7 @@ def test_unload_and_disable_give_the_base(model, row):
     unloaded = adapted.unload()
     assert unloaded is base
     assert_plain(unloaded, before)
-    assert torch.equal(model.run(unloaded), expected)
+    assert torch.equal(model.run(unloaded.requires_grad_(False)), expected)
     assert torch.equal(model.run(veneer.get_peft_model(unloaded, row.make(model))), expected)  # and can be adapted anew
 
 
@@ -284,15 +282,14 @@ def test_made_on_the_meta_device(model, row, tmp_path):
     assert all(p.is_meta for p in trained(empty).values())
     empty.load_state_dict(adapted.state_dict(), assign=True)
     assert not any(p.is_meta for p in empty.parameters())
-    assert_same(dict(empty.named_parameters()), dict(adapted.named_parameters()))
+    assert_same(empty.state_dict(), adapted.state_dict())
 
 
 @pytest.mark.parametrize("wide", [True, False], ids=["float32 adapter", "bfloat16 adapter"])
 @pytest.mark.parametrize(("model", "row"), EVERY)
 def test_bfloat16_base(model, row, wide):
-    base = model.build(torch.bfloat16)
-    expected = model.run(base, torch.bfloat16)
-    adapted = veneer.get_peft_model(base, row.make(model), autocast_adapter_dtype=wide)
+    expected = model.base_output(torch.bfloat16)
+    adapted = veneer.get_peft_model(model.build(torch.bfloat16), row.make(model), autocast_adapter_dtype=wide)
     assert {p.dtype for p in trained(adapted).values()} == {torch.float32 if wide else torch.bfloat16}
     assert torch.equal(model.run(adapted, torch.bfloat16), expected)
     scramble(adapted)
@@ -308,10 +305,9 @@ def test_bfloat16_base(model, row, wide):
 def test_autocast(model, row):
     """Under autocast the result has F.linear's dtype, the start is the base's autocast result, and trained parameters get
     float32 gradients near those without autocast."""
-    base = model.build()
     with torch.autocast("cpu", torch.bfloat16):
-        expected = model.run(base)
-    adapted = veneer.get_peft_model(base, row.make(model)).train()
+        expected = model.base_output()
+    adapted = veneer.get_peft_model(model.build(), row.make(model)).train()
     with torch.autocast("cpu", torch.bfloat16):
         assert torch.equal(model.run(adapted), expected)
     scramble(adapted, std=0.1)

@@ -83,7 +83,9 @@ def test_a_torch_of_another_version_is_refused_by_cmake(prefix, tmp_path):
     fake = tmp_path / "torch"
     header = fake / "include" / "torch" / "csrc" / "api" / "include" / "torch" / "version.h"
     header.parent.mkdir(parents=True)
-    header.write_text("".join(f"#define TORCH_VERSION_{n} {v}\n" for n, v in (("MAJOR", 2), ("MINOR", 1), ("PATCH", 0))))
+    header.write_text(
+        "".join(f"#define TORCH_VERSION_{n} {v}\n" for n, v in (("MAJOR", 2), ("MINOR", 1), ("PATCH", 0)))
+    )
     (fake / "lib").mkdir()
     shutil.copy(Path(torch.__file__).parent / "lib" / "libc10.so", fake / "lib")
     (tmp_path / "CMakeLists.txt").write_text(

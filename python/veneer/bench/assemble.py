@@ -15,7 +15,7 @@ from torch import nn
 from veneer import model as veneer_model
 from veneer.bench import compare, peers
 from veneer.bench.cases import Case
-from veneer.bench.contender import COMPILED, FLOOR, OURS, PEER, PLAIN, Contender, Mapped, Sample, dtype_of
+from veneer.bench.contender import COMPILED, OURS, PEER, PLAIN, Contender, Mapped, Sample, dtype_of
 from veneer.bench.peers import Unavailable
 from veneer.bench.plain import plain_layer
 
@@ -37,6 +37,7 @@ class Field:
     absent: dict[str, str] = field(default_factory=dict)  # contender -> why it does not take part
     agreement: dict[str, compare.Agreement] = field(default_factory=dict)
     layers: list[Any] = field(default_factory=list)  # our adapted layers
+    paths: set[str] = field(default_factory=set)  # what `explain` says of them
 
     def contender(self, name: str, model: nn.Module, parameters: dict[str, Mapped]) -> Contender:
         """A contender on an adapted copy of the base."""
@@ -55,6 +56,7 @@ def _ours(case: Case, ground: Field) -> tuple[nn.Module, Contender]:
     model = veneer_model.get_peft_model(copy.deepcopy(ground.base), configuration, autocast_adapter_dtype=case.adapter_dtype != case.dtype)
     parameters = {name: Mapped(p) for name, p in model.named_parameters() if p.requires_grad}
     ground.layers = model.base_model.layers()
+    ground.paths = {row.path for row in model.explain()}
     found = {str(p.dtype).removeprefix("torch.") for layer in ground.layers for a in layer.adapters.values() for p in a.params()}
     if found - {case.adapter_dtype}:
         raise ValueError(f"[bench] {case.id} asks for adapters in {case.adapter_dtype}, the library made {', '.join(sorted(found))}")
@@ -96,7 +98,10 @@ def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
     except LookupError as error:
         raise compare.Mismatch(f"{PEER}: {error}") from error
     peers.copy_frozen(ours, model)
-    return ground.contender(PEER, model, parameters)
+    contender = ground.contender(PEER, model, parameters)
+    if (defect := peers.DEFECTS.get(configuration.peft_type.value)) is not None:
+        contender.uncompared, contender.note = defect[0 if ground.inner else 1], defect[2]
+    return contender
 
 
 def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
@@ -124,7 +129,8 @@ def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
         for name in (OURS, PEER):
             if name in contenders:
                 twin = contenders[name]
-                contenders[name + COMPILED] = Contender(name + COMPILED, torch.compile(twin.module), twin.parameters, twin.optimizer, twin.scope)
+                contenders[name + COMPILED] = Contender(name + COMPILED, torch.compile(twin.module), twin.parameters, twin.optimizer, twin.scope,
+                                                       twin.uncompared, twin.note)
     ground.agreement = compare.compare(list(contenders.values()), contenders.get(PLAIN), ground.sample, dtype_of(case.dtype))
     if case.dropout and ground.linear:
         multilinear = not _decomposed(ground)
@@ -136,6 +142,3 @@ def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
 def _decomposed(ground: Field) -> bool:
     adapter = next(iter(ground.layers[0].adapters.values()))
     return any(spec.name == "magnitude" for spec in adapter.specs)
-
-
-__all__ = ["FLOOR", "Field", "assemble"]

@@ -67,6 +67,7 @@ class Contender:
         parameters: our name of a trained parameter -> where it is here.
         optimizer: whose step is part of a step; without one, parameters are changed between steps outside the timing.
         scope: the module whose parameters and buffers are not counted as saved for backward (default `module`).
+        uncompared: regular expression of results that are known to be wrong in this contender; `note` says why.
     """
 
     name: str
@@ -74,6 +75,7 @@ class Contender:
     parameters: dict[str, Mapped] = field(default_factory=dict)
     optimizer: torch.optim.Optimizer | None = None
     scope: nn.Module | None = None
+    uncompared: str = ""
     note: str = ""
     _values: list[list[Tensor]] = field(default_factory=list)
     _turn: int = 0

@@ -28,6 +28,7 @@ class _Hidden(nn.Module):
     def __init__(self, d: int) -> None:
         super().__init__()
         self.hidden = nn.Identity()
+        self.unused = nn.Parameter(torch.zeros(1))  # an identity has no dtype of its own
         self.config = SimpleNamespace(hidden_size=d)
 
     def forward(self, x: Tensor) -> Tensor:

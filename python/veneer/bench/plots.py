@@ -1,0 +1,129 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""One picture of a run: tax by method, time against tokens and width, memory. Panels without data are left out."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+from veneer.bench.contender import COMPILED, FLOOR, OURS, PEER, PLAIN
+
+COLOURS = {OURS: "#0b6e4f", PLAIN: "#9aa5b1", PEER: "#d1495b", OURS + COMPILED: "#6fbf9b", PEER + COMPILED: "#eda6af", FLOOR: "#222222"}
+Rows = list[dict[str, Any]]
+
+
+def _label(row: dict[str, Any]) -> str:
+    p = f", p {row['dropout']:g}" if row["dropout"] else ""
+    return row["variant"] + p
+
+
+def _condition(row: dict[str, Any]) -> tuple[str, ...]:
+    dtype = row["dtype"] if row["dtype"] == row["adapter_dtype"] else f"{row['dtype']}, {row['adapter_dtype']} adapters"
+    if row["level"] == "model":
+        return row["model"], "q, v" if row["targets"] == "qv" else "all linears" if row["targets"] == "all" else row["targets"], dtype
+    return f"{row['d_in']} to {row['d_out']}", f"{row['tokens']} tokens", dtype
+
+
+def _bars(axes: Any, rows: Rows, value: Callable[[dict[str, Any]], float], unit: str, form: str, title: str) -> None:
+    labels = list(dict.fromkeys(_label(row) for row in rows))
+    names = [n for n in COLOURS if any(r["contender"] == n for r in rows)]
+    height = 0.8 / len(names)
+    most = max(value(row) for row in rows)
+    for i, name in enumerate(names):
+        mine = {_label(r): r for r in rows if r["contender"] == name}
+        for place, label in enumerate(labels):
+            if label not in mine:
+                continue
+            y, length = place + (i - (len(names) - 1) / 2) * height, value(mine[label])
+            low, high = mine[label].get("step_tax_low"), mine[label].get("step_tax_high")
+            error = [[100 * (mine[label]["step_tax_median"] - low)], [100 * (high - mine[label]["step_tax_median"])]] if unit == "%" else None
+            axes.barh(y, length, height * 0.9, color=COLOURS[name], xerr=error, error_kw={"lw": 0.8, "ecolor": "#555555"})
+            end = max(length, 0) if error is None else max(length, 100 * high, 0)
+            axes.text(end + 0.01 * most, y, format(length, form), va="center", fontsize=7)
+        axes.barh([0], [0], color=COLOURS[name], label=name)
+    axes.set_yticks(range(len(labels)), labels)
+    axes.set_ylim(len(labels) - 0.4, -0.6)
+    axes.set_xlim(left=min(0, min(value(row) for row in rows)), right=most * 1.15 or 1)
+    axes.set_xlabel(unit)
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(axis="x", alpha=0.3)
+    axes.legend(fontsize=8, loc="lower right")
+
+
+def _lines(axes: Any, rows: Rows, key: str, title: str, label: str) -> None:
+    for name in (FLOOR, OURS, PLAIN, PEER):
+        points = sorted((r[key], r["step_median_ms"]) for r in rows if r["contender"] == name)
+        if points:
+            axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=COLOURS[name], label=name, ls="--" if name == FLOOR else "-")
+    axes.set_xscale("log", base=2)
+    axes.set_yscale("log")
+    axes.set_xticks(sorted({r[key] for r in rows}), [str(v) for v in sorted({r[key] for r in rows})])
+    axes.minorticks_off()
+    axes.set_xlabel(label)
+    axes.set_ylabel("ms a step")
+    axes.set_title(title, loc="left", fontsize=10)
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize=8)
+
+
+def _sweeps(rows: Rows) -> list[tuple[str, str, str, Rows]]:
+    """(key, label, title, rows) of the variants with the longest series over tokens and over width, two of each."""
+    found = []
+    plain = [r for r in rows if r["level"] == "layer" and r["dtype"] == "float32" and not r["dropout"]]
+    for key, label, fixed in (("tokens", "tokens", "d_in"), ("d_in", "width d", "tokens")):
+        series: dict[tuple[str, int], Rows] = defaultdict(list)
+        for row in plain:
+            if row["d_in"] == row["d_out"]:
+                series[row["variant"], row[fixed]].append(row)
+        long = {k: v for k, v in series.items() if len({r[key] for r in v}) >= 3}
+        best: dict[str, tuple[int, Rows]] = {}
+        for (variant, value), some in long.items():
+            if variant not in best or len(some) > len(best[variant][1]):
+                best[variant] = value, some
+        ranked = sorted(best.items(), key=lambda item: (item[0] not in ("lora-r8", "circulant-single"), -len(item[1][1])))
+        for variant, (value, some) in ranked[:2]:
+            where = f"d {value}" if fixed == "d_in" else f"{value} tokens"
+            found.append((key, label, f"{variant}, fp32, {where}", some))
+    return found
+
+
+def plot(rows: Rows, file: Path) -> None:
+    """Draws what the rows allow into `file` (.png, .svg, .pdf)."""
+    import matplotlib
+
+    matplotlib.use("Agg")
+    from matplotlib import pyplot
+
+    rows = [r for r in rows if r["step_median_ms"] is not None]
+    taxed = [r for r in rows if r["contender"] in COLOURS and r["contender"] != FLOOR]
+    panels: list[tuple[float, Callable[[Any], None]]] = []  # height, drawing
+    for level in ("layer", "model"):
+        counts = Counter(_condition(r) for r in taxed if r["level"] == level and r["contender"] == OURS)
+        for condition, _ in counts.most_common(2):
+            some = [r for r in taxed if r["level"] == level and _condition(r) == condition]
+            size = 0.16 * len(some) + 1.2
+            title = ", ".join(condition)
+            panels.append((size, lambda a, s=some, t=title: _bars(a, s, lambda r: 100 * r["step_tax_median"], "%", ".0f", f"tax over the frozen floor: {t}")))
+        for condition, _ in counts.most_common(1):
+            some = [r for r in taxed if r["level"] == level and _condition(r) == condition]
+            title = ", ".join(condition)
+            panels.append((0.16 * len(some) + 1.2, lambda a, s=some, t=title: _bars(
+                a, s, lambda r: (r["saved_added_bytes"] or 0) / 2**20, "MiB", ".3g", f"kept for backward beyond floor and input: {t}")))
+    for key, label, title, some in _sweeps(rows):
+        panels.append((3.2, lambda a, s=some, k=key, t=title, l=label: _lines(a, s, k, f"time: {t}", l)))
+    if not panels:
+        raise ValueError("[bench] nothing was measured that could be plotted")
+    columns = 1 if len(panels) == 1 else 2
+    lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
+    heights = [max(h for h, _ in line) for line in lines]
+    figure, axes = pyplot.subplots(len(lines), columns, figsize=(7.5 * columns, sum(heights) + 0.6), squeeze=False, layout="constrained",
+                                   gridspec_kw={"height_ratios": heights})
+    for row_axes, line in zip(axes, lines, strict=True):
+        for i, one in enumerate(row_axes):
+            line[i][1](one) if i < len(line) else one.set_visible(False)
+    file.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(file, dpi=130)
+    pyplot.close(figure)

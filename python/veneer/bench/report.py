@@ -1,0 +1,138 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""What a run prints."""
+
+from __future__ import annotations
+
+import shutil
+from typing import Any
+
+from rich.console import Console
+from rich.table import Table
+from rich.text import Text
+
+from veneer.bench import targets
+from veneer.bench.contender import FLOOR, FLOOR_AGAIN, OURS
+from veneer.bench.timing import NOISY
+
+
+def console() -> Console:
+    """Wide enough for the table where the output is no terminal."""
+    made = Console(highlight=False)
+    return made if made.is_terminal else Console(highlight=False, width=max(shutil.get_terminal_size((170, 50)).columns, 170))
+
+
+def percent(value: float | None) -> str:
+    """0.07 as "7 %"."""
+    return "-" if value is None else f"{100 * value:.0f} %"
+
+
+def mebibytes(value: int | None) -> str:
+    if value is None:
+        return "-"
+    return f"{value / 2**20:.1f}" if abs(value) >= 2**20 or value == 0 else f"{value / 2**20:.2g}"
+
+
+def _number(value: float | None, form: str = ".2f") -> str:
+    return "-" if value is None else format(value, form)
+
+
+COLUMNS = ["contender", "step ms", "tax min", "tax median", "95 %", "forward", "backward", "/ plain", "/ peft", "saved MiB", "added MiB", "peak MiB",
+           "trained", "must add ms", "of roofline"]
+
+
+def cells(row: dict[str, Any]) -> list[str]:
+    """A row in the order of `COLUMNS`."""
+    saved = mebibytes(row["saved_bytes"]) + ("" if row["saved_agree"] in (None, True) else " !")
+    interval = "-" if row["step_tax_low"] is None else f"{100 * row['step_tax_low']:.0f} .. {100 * row['step_tax_high']:.0f}"
+    return [row["contender"], _number(row["step_min_ms"]), percent(row["step_tax_min"]), percent(row["step_tax_median"]), interval,
+            percent(row["forward_tax_median"]), percent(row["backward_tax_median"]), _number(row["step_over_plain"]),
+            _number(row["step_over_peft"]), saved, mebibytes(row["saved_added_bytes"]), mebibytes(row["peak_bytes"]),
+            "-" if row["trainable"] is None else f"{row['trainable']:,}", _number(row["bound_ms"]), percent(row["roofline"])]
+
+
+def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
+    """Rows of one case together."""
+    found: dict[str, list[dict[str, Any]]] = {}
+    for row in rows:
+        found.setdefault(row["id"], []).append(row)
+    return found
+
+
+def results(rows: list[dict[str, Any]]) -> Table:
+    """One block of lines for each case."""
+    table = Table(title="step: forward and backward (and AdamW, of a model); tax: over the frozen floor in the same run", title_justify="left")
+    for i, name in enumerate(COLUMNS):
+        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+    for id, group in by_case(rows).items():
+        noise = group[0]["noise_points"]
+        head = Text(id, style="bold")
+        table.add_row(head, *[""] * (len(COLUMNS) - 1))
+        for row in group:
+            if row["error"]:
+                table.add_row(Text("  " + row["contender"], style="red"), Text("error", style="red"), *[""] * (len(COLUMNS) - 2))
+                continue
+            style = "green" if row["contender"] == OURS else "red" if row["contender"] == FLOOR_AGAIN and row["noisy"] else ""
+            first, *rest = cells(row)
+            if row["step_min_ms"] is None:
+                rest = ["-"] * len(rest)
+            if row["contender"] == FLOOR_AGAIN:
+                first += f" (noise {noise:.1f})"
+            table.add_row(Text("  " + first, style=style), *(Text(cell, style=style) for cell in rest))
+        table.add_section()
+    return table
+
+
+def target_table(rows: list[dict[str, Any]], provenance: dict[str, Any]) -> Table:
+    """The table of issue 5 with our column."""
+    amx = bool(provenance.get("amx"))
+    title = "targets (median of paired ratios)" + ("" if amx else "; no AMX here: the bf16 targets are a quarter of HF PEFT's tax in this run")
+    table = Table("case", "HF PEFT now", "target", "ours", "", title=title, title_justify="left")
+    for line in targets.table(rows, amx):
+        marks = " ".join("-" if r is None else "reached" if r else "missed" for r in line.reached)
+        table.add_row(line.case, line.peft, line.target, line.ours, Text(marks, style="red" if False in line.reached else "green"))
+    return table
+
+
+def constants_line(constants: dict[str, Any]) -> str:
+    """The cost model's constants."""
+    gemm = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in constants["gemm"].items())
+    return (f"machine: products {gemm}; real FFT {constants['fft'] / 1e9:.1f} GFLOP/s; copy {constants['copy'] / 1e9:.1f} GB/s; "
+            f"an operator {1e6 * constants['dispatch']:.1f} us, with autograd {1e6 * constants['node']:.1f} us")
+
+
+def provenance_line(p: dict[str, Any]) -> str:
+    gpu = f"{p['gpu']}, " if p.get("gpu") else ""
+    return (f"{gpu}{p['cpu']} ({p['cpu_capability']}{', AMX' if p['amx'] else ''}), {p['cores']} cores, {p['threads']} threads, load {p['load_before']}; "
+            f"veneer {p['veneer']} (build {p['build'][:12]}, commit {(p['commit'] or 'none')[:12]}), torch {p['torch']}, peft {p['peft']}, "
+            f"transformers {p['transformers']}; {p['date']}")
+
+
+def noise_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
+    """How far the floor was from itself: for the JSON file, and for the end of the run."""
+    points = {row["id"]: row["noise_points"] for row in rows if row["contender"] == FLOOR and row["noise_points"] is not None}
+    noisy = sorted(id for id, value in points.items() if value > NOISY)
+    return {"limit_points": NOISY, "worst_points": max(points.values(), default=None), "cases": len(points), "noisy_cases": noisy}
+
+
+def print_end(out: Console, rows: list[dict[str, Any]], noise: dict[str, Any]) -> None:
+    """Notes, errors, disagreements and noise: what makes a figure less than it seems."""
+    notes: dict[str, list[str]] = {}
+    for row in rows:
+        if row["note"]:
+            notes.setdefault(f"{row['contender']}: {row['note']}", []).append(row["id"])
+    for note, ids in notes.items():
+        out.print(Text(f"note: {note} ({len(ids)} case{'s' * (len(ids) > 1)})", style="dim"))
+    for row in rows:
+        if row["saved_agree"] is False:
+            out.print(Text(f"saved bytes differ: {row['id']} {row['contender']}: autograd {row['saved_bytes']:,}, allocator "
+                           f"{row['saved_allocator_bytes']:,}", style="yellow"))
+        if row["error"]:
+            out.print(Text(f"ERROR {row['id']}: {row['error']}", style="bold red"))
+    if noise["worst_points"] is not None:
+        text = f"noise: the floor differs from itself by up to {noise['worst_points']:.1f} points"
+        if noise["noisy_cases"]:
+            out.print(Text(f"{text}; MORE THAN {NOISY:.0f} POINTS in {len(noise['noisy_cases'])} of {noise['cases']} cases. Their taxes are not to be "
+                           "quoted: repeat the run on a quiet machine, or with more --repeats", style="bold red"))
+        else:
+            out.print(text)

@@ -14,12 +14,13 @@
 set(_veneer_version_header torch/csrc/api/include/torch/version.h)
 
 if(NOT VeneerTorch_INCLUDE_DIR)
+  # A Torch_ROOT is <torch>, a Torch_DIR <torch>/share/cmake/Torch, and torch.utils.cmake_prefix_path <torch>/share/cmake.
   set(_veneer_hints)
-  foreach(_veneer_hint IN ITEMS "${Torch_DIR}" "$ENV{Torch_DIR}" "${Torch_ROOT}" "$ENV{Torch_ROOT}")
-    if(_veneer_hint)
-      # A Torch_DIR is <torch>/share/cmake/Torch, a Torch_ROOT is <torch>.
-      list(APPEND _veneer_hints "${_veneer_hint}" "${_veneer_hint}/../../..")
-    endif()
+  foreach(_veneer_hint IN LISTS Torch_ROOT Torch_DIR CMAKE_PREFIX_PATH)
+    list(APPEND _veneer_hints "${_veneer_hint}" "${_veneer_hint}/../.." "${_veneer_hint}/../../..")
+  endforeach()
+  foreach(_veneer_hint IN ITEMS "$ENV{Torch_ROOT}" "$ENV{Torch_DIR}/../../..")
+    list(APPEND _veneer_hints "${_veneer_hint}")
   endforeach()
   find_path(VeneerTorch_INCLUDE_DIR ${_veneer_version_header} HINTS ${_veneer_hints} PATH_SUFFIXES include
             NO_CMAKE_SYSTEM_PATH NO_SYSTEM_ENVIRONMENT_PATH)

@@ -34,7 +34,7 @@ class Tensors(nn.Module):
         here = self
         for part in path:
             if part not in here._modules:
-                here.add_module(part, Tensors())
+                here.add_module(part, Tensors().train(here.training))
             here = here._modules[part]
         return here
 
@@ -107,7 +107,7 @@ class AdaptedLayer(nn.Module):
         self._running: tuple[Adapter, ...] = ()
         names = list(inspect.signature(type(base_layer).forward).parameters)[1:]
         self._argument_name = names[argument] if argument < len(names) else None
-        self.train(base_layer.training)
+        self.training = base_layer.training
 
     # Adapters -------------------------------------------------------------------------------------------------------
 
@@ -139,7 +139,7 @@ class AdaptedLayer(nn.Module):
 
     def _holder(self, path: list[str]) -> Tensors:
         if path[0] not in self._modules:
-            self.add_module(path[0], Tensors())
+            self.add_module(path[0], Tensors().train(self.training))
         return self._modules[path[0]].at(path[1:])
 
     def remove(self, name: str) -> None:
@@ -315,7 +315,7 @@ class AdaptedLayer(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             modules = self.__dict__.get("_modules", {})
-            if "base_layer" not in modules:
+            if "base_layer" not in modules or name.startswith("__"):  # not the base's __deepcopy__: it would copy the base alone
                 raise
             return getattr(modules["base_layer"], name)  # what a model reads of its own layer
 

@@ -9,6 +9,7 @@ import sys
 
 import torch
 from torch import Tensor, nn
+from torch.nn.modules.module import _has_any_global_hook
 
 # Modules that read a child's `.weight` instead of calling the child: nn.MultiheadAttention its out_proj always,
 # nn.TransformerEncoderLayer every child in the fast path it takes in eval mode.
@@ -62,6 +63,8 @@ def fused_refusal(module: nn.Module) -> str | None:
         return f"the base is a {kind.__name__}"
     if "forward" in module.__dict__:
         return "the base's forward is overridden"
+    if _has_any_global_hook():
+        return "there are global hooks on modules"
     if module._forward_hooks or module._forward_pre_hooks or module._backward_hooks or module._backward_pre_hooks:
         return "the base has hooks"
     if "parametrizations" in module._modules:

@@ -9,6 +9,7 @@ from __future__ import annotations
 import dataclasses
 import enum
 import json
+import math
 import os
 import tempfile
 from pathlib import Path
@@ -52,6 +53,10 @@ class PeftConfig:
             value = getattr(self, name)
             if isinstance(value, (set, tuple, frozenset)):
                 setattr(self, name, sorted(value))
+        for name in self.__dataclass_fields__:
+            value = getattr(self, name)
+            if isinstance(value, float) and not math.isfinite(value):  # which JSON cannot say
+                raise ValueError(f"[{type(self).__name__}] {name} must be a finite number, got {value}")
         for name, value in json.loads(_core.check_config(json.dumps(self.to_dict()))).items():
             # The core's own reading (an integer given as 8.0, a matrix by its bare name) where it only normalises.
             if name in self.__dataclass_fields__ and name not in ("target_modules", "exclude_modules", "task_type"):

@@ -31,9 +31,10 @@ class Host(nn.Module):
         self.disabled = False
         self._shared: dict[str, list[tuple[Spec, Slot]]] = {}  # adapter -> tensors shared by its layers
         self._biases: dict[str, list[tuple[nn.Module, Tensor]]] = {}  # adapter -> trained biases' modules, original values
+        self._was_trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for parameter in model.parameters():
             parameter.requires_grad_(False)
-        self.train(model.training)
+        self.training = model.training  # not train(): parts that the user keeps in another mode stay in it
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         return self.model(*args, **kwargs)
@@ -162,10 +163,12 @@ class Host(nn.Module):
 
     def unload(self) -> nn.Module:
         """The plain model, with merged weights and trained biases where they are, and saved modules' active copies in place
-        only if they act; drops every adapter."""
+        only if they act; drops every adapter. Trainable is what was so before."""
         for wrapper in self.saved():
             wrapper.original_module = wrapper.current
         self._unwrap(lambda layer: True)  # noqa: ARG005
+        for name, parameter in self.model.named_parameters():
+            parameter.requires_grad_(name in self._was_trained)
         return self.model
 
     def _check_name(self, name: str) -> None:

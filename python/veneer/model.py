@@ -62,10 +62,15 @@ class PeftModel(_parent()):  # type: ignore[misc]
         if isinstance(model, PeftModel):
             raise ValueError("[veneer] the model is adapted already; use add_adapter(name, config) for another adapter")
         self.base_model = Host(model)
-        self.add_adapter(adapter_name, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
+        try:
+            self.add_adapter(adapter_name, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
+        except BaseException:
+            self.base_model.unload()
+            raise
         self.set_adapter(adapter_name)
-        self.train(model.training)
-        if getattr(model, "is_gradient_checkpointing", False):
+        self.training = model.training
+        checkpointed = any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
+        if checkpointed and hasattr(model, "enable_input_require_grads"):
             # Reentrant checkpoints carry no gradient if none of their inputs needs one, and the embeddings are frozen.
             model.enable_input_require_grads()
 
@@ -76,7 +81,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
         try:
             return nn.Module.__getattr__(self, name)
         except AttributeError:
-            if "base_model" not in self.__dict__.get("_modules", {}):
+            if "base_model" not in self.__dict__.get("_modules", {}) or name.startswith("__"):
                 raise
             return getattr(self._modules["base_model"].model, name)
 

@@ -20,13 +20,21 @@ def listed(items: Iterable[str], most: int = 12) -> str:
     return (text + (f", ... ({len(items) - most} more)" if len(items) > most else "")) or "none"
 
 
+def expression(text: str) -> re.Pattern[str]:
+    """A regular expression; ValueError says what is wrong with it."""
+    try:
+        return re.compile(text)
+    except re.error as error:
+        raise ValueError(f"[veneer] expected a regular expression, got {text}: {error}") from error
+
+
 def named(patterns: list[str] | str | None, path: str) -> bool:
     """Whether a module path is named: by a list, if it equals an item or ends in a dot and an item; by a string, if that
     regular expression matches the whole path."""
     if patterns is None:
         return False
     if isinstance(patterns, str):
-        return re.fullmatch(patterns, path) is not None
+        return expression(patterns).fullmatch(path) is not None
     return any(path == item or path.endswith("." + item) for item in patterns)
 
 
@@ -43,7 +51,7 @@ def in_layers(path: str, layers: list[int] | int | None, pattern: list[str] | st
     names = [pattern] if isinstance(pattern, str) else pattern
     found = None
     for name in names or [r"[^.]+"]:
-        found = found or re.match(rf".*?(?:^|\.){name}\.(\d+)(?:\.|$)", path)
+        found = found or expression(rf".*?(?:^|\.){name}\.(\d+)(?:\.|$)").match(path)
     return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
 
 

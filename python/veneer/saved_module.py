@@ -21,7 +21,7 @@ class SavedModule(nn.Module):
         self.path = path
         self.active: list[str] = []
         self.disabled = False
-        self.train(original_module.training)
+        self.training = self.modules_to_save.training = original_module.training
 
     def add(self, name: str) -> None:
         """Adds a copy of the original for an adapter."""
@@ -58,6 +58,6 @@ class SavedModule(nn.Module):
         try:
             return super().__getattr__(name)
         except AttributeError:
-            if "original_module" not in self.__dict__.get("_modules", {}):
+            if "original_module" not in self.__dict__.get("_modules", {}) or name.startswith("__"):
                 raise
             return getattr(self.current, name)

@@ -56,7 +56,9 @@ def inside(module: nn.Module) -> nn.Module | None:
 
 
 def places(model: nn.Module) -> Iterator[Place]:
-    """Every module below `model`, with paths as before any wrapping."""
+    """Every module below `model`, with paths as before any wrapping. What lies in a module that has several names is found
+    by the first of them."""
+    entered = set()
 
     def walk(parent: nn.Module, prefix: str, above: list[nn.Module]) -> Iterator[Place]:
         for name, child in parent._modules.items():
@@ -65,7 +67,9 @@ def places(model: nn.Module) -> Iterator[Place]:
             while (wrapped := inside(child)) is not None:
                 child = wrapped  # noqa: PLW2901
             yield Place(prefix + name, child, parent, name, [*above, parent])
-            yield from walk(child, f"{prefix}{name}.", [*above, parent])
+            if id(child) not in entered:
+                entered.add(id(child))
+                yield from walk(child, f"{prefix}{name}.", [*above, parent])
 
     yield from walk(model, "", [])
 

@@ -90,7 +90,8 @@ def _run(args: argparse.Namespace) -> int:
     except KeyboardInterrupt:
         out.print("stopped; what was measured follows")
     rows = data["rows"]
-    out.print(report.results(rows))
+    for table in report.results(rows):
+        out.print(table)
     if args.targets:
         out.print(report.target_table(rows, data["provenance"]))
     report.print_end(out, rows, report.noise_summary(rows))

@@ -6,6 +6,7 @@ not got back when forward ends. What a kernel keeps without telling autograd sho
 from __future__ import annotations
 
 import os
+import weakref
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -34,6 +35,15 @@ class Memory:
     allocator: int
     agree: bool
     peak: int
+
+
+class _Kept:
+    """Holds a tensor for as long as autograd keeps it."""
+
+    __slots__ = ("__weakref__", "tensor")
+
+    def __init__(self, tensor: Tensor) -> None:
+        self.tensor = tensor
 
 
 def _storage(tensor: Tensor) -> tuple[int, int]:
@@ -71,17 +81,19 @@ def measure(contender: Contender, sample: Sample, device: torch.device) -> Memor
     trace = _cuda_trace if device.type == "cuda" else _cpu_trace
     resident = contender.resident()
     inputs = {_storage(t)[0] for t in [*sample.args, *sample.kwargs.values(), sample.grad] if isinstance(t, Tensor)}
-    saved: dict[int, int] = {}
+    packed: list[weakref.ref[_Kept]] = []
 
-    def pack(tensor: Tensor) -> Tensor:
-        pointer, size = _storage(tensor)
-        if pointer not in resident:
-            saved[pointer] = size
-        return tensor
+    def pack(tensor: Tensor) -> _Kept:
+        kept = _Kept(tensor)
+        packed.append(weakref.ref(kept))
+        return kept
 
     contender.clear(sample)
-    with torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
+    with torch.autograd.graph.saved_tensors_hooks(pack, lambda kept: kept.tensor):
         out = contender.module(*sample.args, **sample.kwargs)
+    # Parts of the graph that forward itself has dropped (a norm taken without gradient) keep nothing any more.
+    storages = [_storage(kept.tensor) for ref in packed if (kept := ref()) is not None]
+    saved = {pointer: size for pointer, size in storages if pointer not in resident}
     made = {pointer for pointer, _ in map(_storage, _tensors(out))}
     # The output lives for its own sake unless it is saved as well.
     only_output = sum(dict(map(_storage, _tensors(out))).get(pointer, 0) for pointer in made - set(saved))

@@ -22,35 +22,38 @@ def _label(row: dict[str, Any]) -> str:
 
 def _condition(row: dict[str, Any]) -> tuple[str, ...]:
     dtype = row["dtype"] if row["dtype"] == row["adapter_dtype"] else f"{row['dtype']}, {row['adapter_dtype']} adapters"
+    if row["level"] == "layer" and row["site"] == "hidden":
+        return f"hidden state of {row['d_in']}", f"{row['tokens']} tokens", dtype
     if row["level"] == "model":
         return row["model"], "q, v" if row["targets"] == "qv" else "all linears" if row["targets"] == "all" else row["targets"], dtype
     return f"{row['d_in']} to {row['d_out']}", f"{row['tokens']} tokens", dtype
 
 
 def _bars(axes: Any, rows: Rows, value: Callable[[dict[str, Any]], float], unit: str, form: str, title: str) -> None:
+    """Horizontal bars, a group for each variant; taxes with their intervals."""
     labels = list(dict.fromkeys(_label(row) for row in rows))
     names = [n for n in COLOURS if any(r["contender"] == n for r in rows)]
     height = 0.8 / len(names)
-    most = max(value(row) for row in rows)
+    ends = []
     for i, name in enumerate(names):
-        mine = {_label(r): r for r in rows if r["contender"] == name}
-        for place, label in enumerate(labels):
-            if label not in mine:
-                continue
-            y, length = place + (i - (len(names) - 1) / 2) * height, value(mine[label])
-            low, high = mine[label].get("step_tax_low"), mine[label].get("step_tax_high")
-            error = [[100 * (mine[label]["step_tax_median"] - low)], [100 * (high - mine[label]["step_tax_median"])]] if unit == "%" else None
-            axes.barh(y, length, height * 0.9, color=COLOURS[name], xerr=error, error_kw={"lw": 0.8, "ecolor": "#555555"})
-            end = max(length, 0) if error is None else max(length, 100 * high, 0)
-            axes.text(end + 0.01 * most, y, format(length, form), va="center", fontsize=7)
-        axes.barh([0], [0], color=COLOURS[name], label=name)
+        for row in (r for r in rows if r["contender"] == name):
+            y, length = labels.index(_label(row)) + (i - (len(names) - 1) / 2) * height, value(row)
+            axes.barh(y, length, height * 0.9, color=COLOURS[name])
+            end = max(length, 0.0)
+            if unit == "%":
+                low, high = 100 * row["step_tax_low"], 100 * row["step_tax_high"]
+                axes.plot([low, high], [y, y], color="#555555", lw=0.8)
+                end = max(end, high)
+            ends.append((end, y, format(length, form)))
+    most = max(end for end, _, _ in ends) or 1.0
+    for end, y, text in ends:
+        axes.text(end + 0.01 * most, y, text, va="center", fontsize=7)
     axes.set_yticks(range(len(labels)), labels)
     axes.set_ylim(len(labels) - 0.4, -0.6)
-    axes.set_xlim(left=min(0, min(value(row) for row in rows)), right=most * 1.15 or 1)
+    axes.set_xlim(right=most * 1.12)
     axes.set_xlabel(unit)
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=9)
     axes.grid(axis="x", alpha=0.3)
-    axes.legend(fontsize=8, loc="lower right")
 
 
 def _lines(axes: Any, rows: Rows, key: str, title: str, label: str) -> None:
@@ -64,9 +67,8 @@ def _lines(axes: Any, rows: Rows, key: str, title: str, label: str) -> None:
     axes.minorticks_off()
     axes.set_xlabel(label)
     axes.set_ylabel("ms a step")
-    axes.set_title(title, loc="left", fontsize=10)
+    axes.set_title(title, loc="left", fontsize=9)
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=8)
 
 
 def _sweeps(rows: Rows) -> list[tuple[str, str, str, Rows]]:
@@ -96,6 +98,7 @@ def plot(rows: Rows, file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.patches import Patch
 
     rows = [r for r in rows if r["step_median_ms"] is not None]
     taxed = [r for r in rows if r["contender"] in COLOURS and r["contender"] != FLOOR]
@@ -104,26 +107,28 @@ def plot(rows: Rows, file: Path) -> None:
         counts = Counter(_condition(r) for r in taxed if r["level"] == level and r["contender"] == OURS)
         for condition, _ in counts.most_common(2):
             some = [r for r in taxed if r["level"] == level and _condition(r) == condition]
-            size = 0.16 * len(some) + 1.2
+            size = 0.17 * len(some) + 1.1
             title = ", ".join(condition)
-            panels.append((size, lambda a, s=some, t=title: _bars(a, s, lambda r: 100 * r["step_tax_median"], "%", ".0f", f"tax over the frozen floor: {t}")))
+            panels.append((size, lambda a, s=some, t=title: _bars(a, s, lambda r: 100 * r["step_tax_median"], "%", ".0f", f"tax over the frozen floor\n{t}")))
         for condition, _ in counts.most_common(1):
             some = [r for r in taxed if r["level"] == level and _condition(r) == condition]
             title = ", ".join(condition)
-            panels.append((0.16 * len(some) + 1.2, lambda a, s=some, t=title: _bars(
-                a, s, lambda r: (r["saved_added_bytes"] or 0) / 2**20, "MiB", ".3g", f"kept for backward beyond floor and input: {t}")))
+            panels.append((0.17 * len(some) + 1.1, lambda a, s=some, t=title: _bars(
+                a, s, lambda r: (r["saved_added_bytes"] or 0) / 2**20, "MiB", ".3g", f"kept for backward beyond floor and input\n{t}")))
     for key, label, title, some in _sweeps(rows):
-        panels.append((3.2, lambda a, s=some, k=key, t=title, l=label: _lines(a, s, k, f"time: {t}", l)))
+        panels.append((3.2, lambda a, s=some, k=key, t=title, l=label: _lines(a, s, k, f"time of a step\n{t}", l)))
     if not panels:
         raise ValueError("[bench] nothing was measured that could be plotted")
     columns = 1 if len(panels) == 1 else 2
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
     heights = [max(h for h, _ in line) for line in lines]
-    figure, axes = pyplot.subplots(len(lines), columns, figsize=(7.5 * columns, sum(heights) + 0.6), squeeze=False, layout="constrained",
+    figure, axes = pyplot.subplots(len(lines), columns, figsize=(7.5 * columns, sum(heights) + 0.7), squeeze=False, layout="constrained",
                                    gridspec_kw={"height_ratios": heights})
     for row_axes, line in zip(axes, lines, strict=True):
         for i, one in enumerate(row_axes):
             line[i][1](one) if i < len(line) else one.set_visible(False)
+    used = [n for n in COLOURS if any(r["contender"] == n for r in rows) and (n != FLOOR or _sweeps(rows))]
+    figure.legend([Patch(color=COLOURS[name]) for name in used], used, loc="outside upper left", ncols=len(used), frameon=False, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
     pyplot.close(figure)

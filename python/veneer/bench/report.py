@@ -4,7 +4,7 @@
 
 from __future__ import annotations
 
-import shutil
+from collections.abc import Callable
 from typing import Any
 
 from rich.console import Console
@@ -19,7 +19,7 @@ from veneer.bench.timing import NOISY
 def console() -> Console:
     """Wide enough for the table where the output is no terminal."""
     made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=max(shutil.get_terminal_size((170, 50)).columns, 170))
+    return made if made.is_terminal else Console(highlight=False, width=150)
 
 
 def percent(value: float | None) -> str:
@@ -37,18 +37,22 @@ def _number(value: float | None, form: str = ".2f") -> str:
     return "-" if value is None else format(value, form)
 
 
-COLUMNS = ["contender", "step ms", "tax min", "tax median", "95 %", "forward", "backward", "/ plain", "/ peft", "saved MiB", "added MiB", "peak MiB",
-           "trained", "must add ms", "of roofline"]
+TIMES = ["step ms", "tax min", "tax median", "95 %", "forward", "backward", "/ plain", "/ peft"]
+REST = ["saved MiB", "added MiB", "peak MiB", "trained", "must add ms", "adds ms", "of roofline"]
 
 
-def cells(row: dict[str, Any]) -> list[str]:
-    """A row in the order of `COLUMNS`."""
-    saved = mebibytes(row["saved_bytes"]) + ("" if row["saved_agree"] in (None, True) else " !")
+def times(row: dict[str, Any]) -> list[str]:
+    """A row in the order of `TIMES`."""
     interval = "-" if row["step_tax_low"] is None else f"{100 * row['step_tax_low']:.0f} .. {100 * row['step_tax_high']:.0f}"
-    return [row["contender"], _number(row["step_min_ms"]), percent(row["step_tax_min"]), percent(row["step_tax_median"]), interval,
-            percent(row["forward_tax_median"]), percent(row["backward_tax_median"]), _number(row["step_over_plain"]),
-            _number(row["step_over_peft"]), saved, mebibytes(row["saved_added_bytes"]), mebibytes(row["peak_bytes"]),
-            "-" if row["trainable"] is None else f"{row['trainable']:,}", _number(row["bound_ms"]), percent(row["roofline"])]
+    return [_number(row["step_min_ms"]), percent(row["step_tax_min"]), percent(row["step_tax_median"]), interval,
+            percent(row["forward_tax_median"]), percent(row["backward_tax_median"]), _number(row["step_over_plain"]), _number(row["step_over_peft"])]
+
+
+def rest(row: dict[str, Any]) -> list[str]:
+    """A row in the order of `REST`."""
+    saved = mebibytes(row["saved_bytes"]) + ("" if row["saved_agree"] in (None, True) else " !")
+    return [saved, mebibytes(row["saved_added_bytes"]), mebibytes(row["peak_bytes"]), "-" if row["trainable"] is None else f"{row['trainable']:,}",
+            _number(row["bound_ms"]), _number(row["added_ms"]), percent(row["roofline"])]
 
 
 def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -59,28 +63,30 @@ def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def results(rows: list[dict[str, Any]]) -> Table:
-    """One block of lines for each case."""
-    table = Table(title="step: forward and backward (and AdamW, of a model); tax: over the frozen floor in the same run", title_justify="left")
-    for i, name in enumerate(COLUMNS):
-        table.add_column(name, justify="left" if i == 0 else "right", no_wrap=True)
+def _table(rows: list[dict[str, Any]], columns: list[str], cells: Callable[[dict[str, Any]], list[str]], title: str) -> Table:
+    """One block of lines for each case that was measured."""
+    table = Table(title=title, title_justify="left")
+    table.add_column("")
+    for name in columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for id, group in by_case(rows).items():
-        noise = group[0]["noise_points"]
-        head = Text(id, style="bold")
-        table.add_row(head, *[""] * (len(COLUMNS) - 1))
+        group = [row for row in group if row["step_min_ms"] is not None]  # noqa: PLW2901
+        if not group:
+            continue
+        table.add_row(Text(id, style="bold"))
         for row in group:
-            if row["error"]:
-                table.add_row(Text("  " + row["contender"], style="red"), Text("error", style="red"), *[""] * (len(COLUMNS) - 2))
-                continue
-            style = "green" if row["contender"] == OURS else "red" if row["contender"] == FLOOR_AGAIN and row["noisy"] else ""
-            first, *rest = cells(row)
-            if row["step_min_ms"] is None:
-                rest = ["-"] * len(rest)
-            if row["contender"] == FLOOR_AGAIN:
-                first += f" (noise {noise:.1f})"
-            table.add_row(Text("  " + first, style=style), *(Text(cell, style=style) for cell in rest))
+            name = row["contender"]
+            style = "green" if name == OURS else "red" if name == FLOOR_AGAIN and row["noisy"] else ""
+            label = f"  {name} (noise {row['noise_points']:.1f} points)" if name == FLOOR_AGAIN and columns is TIMES else f"  {name}"
+            table.add_row(*(Text(cell, style=style) for cell in [label, *cells(row)]))
         table.add_section()
     return table
+
+
+def results(rows: list[dict[str, Any]]) -> list[Table]:
+    """Times, then bytes and roofline."""
+    return [_table(rows, TIMES, times, "time; step: forward and backward (and AdamW, of a model); tax: over the frozen floor in the same run"),
+            _table(rows, REST, rest, "kept for backward, most live at once, and what must be added by the cost model (the floor: its own time)")]
 
 
 def target_table(rows: list[dict[str, Any]], provenance: dict[str, Any]) -> Table:

@@ -8,6 +8,7 @@ import contextlib
 import dataclasses
 import json
 import math
+import time
 import warnings
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -38,8 +39,15 @@ class Settings:
     def budget(self, case: Case) -> float:
         return 0.3 if self.quick else 30.0 if case.model else 10.0
 
+    @property
     def fewest(self) -> int:
+        """Rounds of a case at least, where they can be afforded."""
         return 3 if self.quick else 8
+
+    @property
+    def slowest(self) -> float:
+        """Seconds that a step of the floor may take, or the case is left out."""
+        return 2.0 if self.quick else 15.0
 
 
 @dataclass
@@ -52,6 +60,7 @@ class Row:
     level: str
     variant: str
     method: str
+    site: str
     contender: str
     device: str
     dtype: str
@@ -95,7 +104,8 @@ class Row:
     saved_agree: bool | None = None
     peak_bytes: int | None = None
     bound_ms: float | None = None  # what the method must add by the cost model; the floor's row: the floor itself
-    roofline: float | None = None  # bound / measured, 1 is perfect
+    added_ms: float | None = None  # what it does add, by the medians; the floor's row: the floor itself
+    roofline: float | None = None  # bound / added, 1 is perfect
     compared_with: str | None = None
     compare_error: float | None = None
     compare_allowed: float | None = None
@@ -109,7 +119,7 @@ ROW_KEYS = [f.name for f in dataclasses.fields(Row)]
 
 def _row(case: Case, settings: Settings, contender: str, **more: Any) -> Row:
     tokens = case.tokens or math.prod(models.size(case, settings.quick))
-    return Row(case.id, case.level, case.variant.name, case.variant.method, contender, settings.device.type, case.dtype, case.adapter_dtype,
+    return Row(case.id, case.level, case.variant.name, case.variant.method, case.variant.kind, contender, settings.device.type, case.dtype, case.adapter_dtype,
                case.dropout, tokens, case.d_in or None, case.d_out or None, case.model or None, case.targets or None,
                dict(case.variant.fields), settings.quick, **more)
 
@@ -125,8 +135,21 @@ def build(case: Case, settings: Settings) -> Field:
     """The contenders of a case, compared."""
     with _quiet():
         ground = models.ground(case, settings.device, settings.quick) if case.model else layer.ground(case, settings.device)
+        if settings.repeats is None and (seconds := _floor_seconds(ground)) > settings.slowest:
+            raise Unavailable(f"left out, since a step of the floor alone takes {seconds:.0f} s here; --repeats N measures it all the same")
         assemble(case, ground, compiled=settings.compiled)
     return ground
+
+
+def _floor_seconds(ground: Field) -> float:
+    """One step of the floor, the first: enough to tell a case that would take hours."""
+    began = time.perf_counter()
+    ground.floors[0].step(ground.sample)
+    if ground.sample.leaves and ground.sample.leaves[0].is_cuda:
+        torch.cuda.synchronize()
+    seconds = time.perf_counter() - began
+    ground.floors[0].clear_gradients(ground.sample)
+    return seconds
 
 
 def run_case(case: Case, settings: Settings, constants: Constants | None = None) -> list[Row]:
@@ -145,7 +168,7 @@ def run_case(case: Case, settings: Settings, constants: Constants | None = None)
 
 def _measured(case: Case, ground: Field, settings: Settings, constants: Constants | None) -> list[Row]:
     times = timing.interleave(ground.contenders, ground.sample, settings.device, rounds=settings.repeats,
-                              budget=settings.budget(case), at_least=settings.fewest())
+                              budget=settings.budget(case), at_least=settings.fewest)
     floor = times[FLOOR]
     against_itself = timing.tax(times[FLOOR_AGAIN]["step"], floor["step"])
     noise = 100 * max(abs(against_itself.minimum), abs(against_itself.median))
@@ -214,9 +237,9 @@ def _put_roofline(row: Row, bounds: tuple[float | None, float | None], times: ti
     floor, added = bounds
     median = {key: float(np.median(times[key]["step"])) for key in (FLOOR, name)}
     if name == FLOOR and floor is not None:
-        row.bound_ms, row.roofline = 1e3 * floor, floor / median[FLOOR]
+        row.bound_ms, row.added_ms, row.roofline = 1e3 * floor, 1e3 * median[FLOOR], floor / median[FLOOR]
     elif name in (OURS, PLAIN, PEER, OURS + COMPILED, PEER + COMPILED) and added is not None:
-        row.bound_ms = 1e3 * added
         extra = median[name] - median[FLOOR]
+        row.bound_ms, row.added_ms = 1e3 * added, 1e3 * extra
         row.roofline = added / extra if extra > 0 else None
 

@@ -91,8 +91,8 @@ def interleave(contenders: list[Contender], sample: Sample, device: torch.device
         device: where they run.
         rounds: how often each runs; by default as many as fit into `budget` seconds, within `at_least` and `at_most`.
         budget: seconds.
-        warm_up: rounds before, not counted.
-        at_least: fewest rounds.
+        warm_up: rounds before, not counted; one where a round takes long.
+        at_least: fewest rounds, unless they take six budgets; never less than three.
         at_most: most rounds.
     """
     clock = _CudaClock(device) if device.type == "cuda" else _HostClock()
@@ -113,13 +113,16 @@ def interleave(contenders: list[Contender], sample: Sample, device: torch.device
         return [seconds[0], seconds[1], sum(seconds)]
 
     with no_gc():
-        began = time.perf_counter()
         for i in range(warm_up):
-            began = time.perf_counter()  # the last one tells how long a round takes
+            began = time.perf_counter()
             for index in sequence[i % len(sequence)]:
                 once(contenders[index])
+            round_takes = time.perf_counter() - began
+            if round_takes > budget / 3:
+                break  # slow enough to be warm
         if rounds is None:
-            rounds = int(min(max(budget / max(time.perf_counter() - began, 1e-6), at_least), at_most))
+            affordable = max(3, min(at_least, int(6 * budget / round_takes)))
+            rounds = int(min(max(budget / round_takes, affordable), at_most))
         for i in range(rounds):
             for index in sequence[i % len(sequence)]:
                 for phase, seconds in zip(PHASES, once(contenders[index]), strict=True):

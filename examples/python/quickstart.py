@@ -23,15 +23,11 @@ from pathlib import Path
 
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: on a busy machine spinning ones cost minutes
 
-import matplotlib
-
-matplotlib.use("Agg")
-import matplotlib.pyplot as plt
 import torch
+from quickstart_report import plot, table
 from rich.console import Console
 from rich.panel import Panel
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TimeElapsedColumn
-from rich.table import Table
 from sklearn.datasets import load_digits
 from sklearn.model_selection import train_test_split
 from torch import Tensor, nn
@@ -83,9 +79,18 @@ def read_digits(path: Path) -> dict[str, Data]:
 
 def new_model() -> nn.Module:
     """A vision transformer of 0.3 million parameters: 16 patches of 2 x 2 pixels."""
-    return ViTForImageClassification(ViTConfig(
-        hidden_size=96, num_hidden_layers=4, num_attention_heads=4, intermediate_size=192,
-        image_size=8, patch_size=2, num_channels=1, num_labels=5))
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=96,
+            num_hidden_layers=4,
+            num_attention_heads=4,
+            intermediate_size=192,
+            image_size=8,
+            patch_size=2,
+            num_channels=1,
+            num_labels=5,
+        )
+    )
 
 
 def adapted(base: nn.Module, method: str, seed: int) -> nn.Module:
@@ -170,37 +175,6 @@ def step_times(models: dict[str, nn.Module], data: Data, rounds: int) -> dict[st
     return {name: statistics.median(values[2:]) for name, values in times.items()}  # without the two rounds of warm-up
 
 
-def show(metrics: list[dict], images: int) -> None:
-    """The table on the screen."""
-    table = Table(title=f"Digits 5 to 9 with a base that knows 0 to 4, {images} training images", title_style="bold",
-                  caption=f"per step of {BATCH} images; kept: what autograd holds from forward to backward")
-    table.add_column("method", style="cyan", no_wrap=True)
-    for name in ("trained\nparameters", "share\nof all", "test\naccuracy", "ms\nper step", "kept,\nMiB"):
-        table.add_column(name, justify="right", no_wrap=True)
-    for m in metrics:
-        table.add_row(m["name"], f"{m['trainable']:,}", f"{100 * m['trainable'] / m['total']:.2f} %",
-                      f"{100 * m['accuracy']:.1f} %", f"{m['step_ms']:.1f}", f"{m['saved_mib']:.2f}")
-    console.print(table)
-
-
-def plot(metrics: list[dict], images: int, path: Path) -> None:
-    """Accuracy against trained parameters."""
-    figure, axes = plt.subplots(figsize=(7, 4.2), dpi=150, layout="constrained")
-    for m in metrics:
-        x, y = m["trainable"], 100 * m["accuracy"]
-        axes.scatter(x, y, s=70, zorder=3, color="#b5651d" if m["name"] in ADAPTERS else "#8a8a8a", edgecolor="white")
-        axes.annotate(f"{m['name'].replace('_', ' ')}\n{y:.1f} %", (x, y), (0, -9), textcoords="offset points",
-                      ha="center", va="top", fontsize=9)
-    counts, low = [m["trainable"] for m in metrics], min(m["accuracy"] for m in metrics)
-    axes.set(xscale="log", xlim=(min(counts) / 2, max(counts) * 2), xlabel="trained parameters",
-             ylim=(100 * low - 0.3 * (100 - 100 * low), 101), ylabel="test accuracy, %")
-    axes.set_title(f"Digits 5 to 9 with a base that knows 0 to 4 ({images} training images)", fontsize=11, loc="left")
-    axes.grid(alpha=0.25)
-    axes.spines[["top", "right"]].set_visible(False)
-    figure.savefig(path)
-    plt.close(figure)
-
-
 def check(output: Path) -> bool:
     """Loads the base and every adapter from disk and compares their predictions with those that the training process
     wrote down. Run in a process of its own, which shares nothing with that one but the files."""
@@ -254,8 +228,14 @@ def main() -> int:
     data = read_digits(output / "digits.csv")
 
     models, metrics, predicted = {}, [], {}
-    with Progress("{task.description}", BarColumn(), MofNCompleteColumn(), "{task.fields[loss]}", TimeElapsedColumn(),
-                  console=console) as progress:
+    with Progress(
+        "{task.description}",
+        BarColumn(),
+        MofNCompleteColumn(),
+        "{task.fields[loss]}",
+        TimeElapsedColumn(),
+        console=console,
+    ) as progress:
         torch.manual_seed(arguments.seed)
         base = new_model()
         train(base, data["base_train"], 2e-3, arguments.base_epochs, arguments.seed, progress, "base, digits 0 to 4")
@@ -272,30 +252,40 @@ def main() -> int:
                 model.save_pretrained(output / "adapters" / name)
     times = step_times(models, data["new_train"], arguments.rounds)
     for name, model in models.items():
-        metrics.append({"name": name, "trainable": sum(p.numel() for p in trained(model)),
-                        "total": sum(p.numel() for p in model.parameters()),
-                        "accuracy": accuracy(model, data["new_test"]), "step_ms": times[name],
-                        "saved_mib": kept_for_backward(model, data["new_train"])})
+        metrics.append(
+            {
+                "name": name,
+                "trainable": sum(p.numel() for p in trained(model)),
+                "total": sum(p.numel() for p in model.parameters()),
+                "accuracy": accuracy(model, data["new_test"]),
+                "step_ms": times[name],
+                "saved_mib": kept_for_backward(model, data["new_train"]),
+            }
+        )
     (output / "metrics.json").write_text(json.dumps({"methods": metrics}, indent=2) + "\n")
     (output / "predictions.json").write_text(json.dumps(predicted) + "\n")
     images = len(data["new_train"][1])
     plot(metrics, images, output / "accuracy.png")
 
     console.print(f"\nThe base knows the digits 0 to 4: {100 * known:.1f} % of its test images.\n")
-    show(metrics, images)
+    console.print(table(metrics, images, BATCH))
     console.print("\nThe adapters loaded in a second process:")
     good = subprocess.run([sys.executable, __file__, "--output", str(output), "--check"], check=False).returncode == 0
     if not good:
         console.print("[red]The second process predicts otherwise, or failed: please report this.[/red]")
         return 1
-    console.print(Panel(
-        f"Look at  {output}/accuracy.png, metrics.json and adapters/ (HF PEFT's files)\n"
-        "Read     examples/python/quickstart.py: `adapted` is all that adapting takes\n"
-        "Try      your own texts, with a pretrained model:\n"
-        "         [bold]python examples/python/text_classification.py --model minilm \\\n"
-        "             --method lora --data FILE_OR_FOLDER[/bold]\n"
-        "         the same digits from C++, without Python: examples/cpp/README.md",
-        title=f"Done in {time.perf_counter() - started:.0f} s. What next?", expand=False))
+    console.print(
+        Panel(
+            f"Look at  {output}/accuracy.png, metrics.json and adapters/ (HF PEFT's files)\n"
+            "Read     examples/python/quickstart.py: `adapted` is all that adapting takes\n"
+            "Try      your own texts, with a pretrained model:\n"
+            "         [bold]python examples/python/text_classification.py --model minilm \\\n"
+            "             --method lora --data FILE_OR_FOLDER[/bold]\n"
+            "         the same digits from C++, without Python: examples/cpp/README.md",
+            title=f"Done in {time.perf_counter() - started:.0f} s. What next?",
+            expand=False,
+        )
+    )
     return 0
 
 

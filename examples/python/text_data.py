@@ -22,8 +22,18 @@ from sklearn.model_selection import train_test_split
 FORMATS = {".tsv": "tsv", ".csv": "csv", ".json": "jsonl", ".jsonl": "jsonl"}  # anything else: "labelled"
 SPLITS = {"train": "train|training", "validation": "dev|val|valid|validation|devel", "test": "test"}
 LABEL_COLUMNS = ["label", "labels", "class", "category", "target", "gold_label", "quality"]
-TEXT_COLUMNS = [["sentence1", "sentence2"], ["premise", "hypothesis"], ["question", "sentence"], ["question", "passage"],
-                ["#1 string", "#2 string"], ["title", "description"], ["text"], ["sentence"], ["content"], ["question"]]
+TEXT_COLUMNS = [
+    ["sentence1", "sentence2"],
+    ["premise", "hypothesis"],
+    ["question", "sentence"],
+    ["question", "passage"],
+    ["#1 string", "#2 string"],
+    ["title", "description"],
+    ["text"],
+    ["sentence"],
+    ["content"],
+    ["question"],
+]
 NO_DATA = {".md", ".html", ".pdf", ".gz", ".zip"}  # lie in data folders, and are no data
 SPLIT_SEED = 0  # splits are the same for every --seed, so that runs can be compared
 
@@ -72,18 +82,20 @@ def read_file(path: Path, columns: Columns, kind: str | None = None) -> list[Exa
     return examples
 
 
-def _labelled(path: Path, file: Iterable[str], columns: Columns, kind: str) -> Iterator[Example]:
+def _labelled(path: Path, file: Iterable[str], _columns: Columns, _kind: str) -> Iterator[Example]:
     for number, line in enumerate(file, 1):
         label, _, text = line.strip().partition(" ")
         if not label:
             continue
         if not text.strip():
-            raise DataError(f"[data] {path}:{number}: expected `<label> <text>`, got {line.strip()[:60]!r}; other formats are "
-                            f"known by their suffix ({', '.join(FORMATS)}) or by --format")
+            raise DataError(
+                f"[data] {path}:{number}: expected `<label> <text>`, got {line.strip()[:60]!r}; other formats are "
+                f"known by their suffix ({', '.join(FORMATS)}) or by --format"
+            )
         yield Example((text.strip(),), label, f"{path}:{number}")
 
 
-def _json_lines(path: Path, file: Iterable[str], columns: Columns, kind: str) -> Iterator[Example]:
+def _json_lines(path: Path, file: Iterable[str], columns: Columns, _kind: str) -> Iterator[Example]:
     for number, line in enumerate(file, 1):
         if not line.strip():
             continue
@@ -111,8 +123,10 @@ def _table(path: Path, file: Iterable[str], columns: Columns, kind: str) -> Iter
         return
     numbered = columns.label is not None and columns.label.isdigit()
     if not numbered and columns.label is None and not {c.strip().lower() for c in first} & set(LABEL_COLUMNS):
-        raise DataError(f"[data] {path} has no column that is called a label ({', '.join(LABEL_COLUMNS)}); its first row is {first}. "
-                        "Name the columns (--label-column, --text-column), by number from 0 if the file has no header")
+        raise DataError(
+            f"[data] {path} has no column called a label ({', '.join(LABEL_COLUMNS)}); its first row is {first}. "
+            "Name the columns (--label-column, --text-column), by number from 0 if the file has no header"
+        )
     names = [str(i) for i in range(len(first))] if numbered else [c.strip() for c in first]
     label, texts = _choose(path, names, columns)
     chosen = [names.index(name) for name in (label, *texts)]
@@ -122,7 +136,9 @@ def _table(path: Path, file: Iterable[str], columns: Columns, kind: str) -> Iter
         if not row:
             continue
         if len(row) != len(names):
-            raise DataError(f"[data] {path}:{rows.line_num}: expected {len(names)} columns ({', '.join(names)}), got {len(row)}")
+            raise DataError(
+                f"[data] {path}:{rows.line_num}: expected {len(names)} columns ({', '.join(names)}), got {len(row)}"
+            )
         yield Example(tuple(row[i] for i in chosen[1:]), row[chosen[0]], f"{path}:{rows.line_num}")
 
 
@@ -132,7 +148,9 @@ def _choose(path: Path, names: list[str], columns: Columns) -> tuple[str, list[s
 
     def there(name: str) -> str:
         if name not in names and name.lower() not in by_lower:
-            raise DataError(f"[data] {path} has no column `{name}`; columns: {', '.join(names)}{did_you_mean(name, names)}")
+            raise DataError(
+                f"[data] {path} has no column `{name}`; columns: {', '.join(names)}{did_you_mean(name, names)}"
+            )
         return name if name in names else by_lower[name.lower()]
 
     label = columns.label if columns.label is not None else next((c for c in LABEL_COLUMNS if c in by_lower), None)
@@ -150,18 +168,29 @@ def find_files(folder: Path, pattern: str) -> dict[str, Path]:
     for split, words in SPLITS.items():
         named = [p for p in files if re.search(rf"(^|[^a-z])({words})([^a-z]|$)", p.name.lower())]
         if len(named) > 1:
-            raise DataError(f"[data] {folder} has {len(named)} files for {split}: {', '.join(p.name for p in named)}; choose with "
-                            f"--files, for example --files '*{named[0].suffix}'")
+            raise DataError(
+                f"[data] {folder} has {len(named)} files for {split}: {', '.join(p.name for p in named)}; choose with "
+                f"--files, for example --files '*{named[0].suffix}'"
+            )
         if named:
             found[split] = named[0]
     if "train" not in found:
         names = ", ".join(p.name for p in files) or "nothing"
-        raise DataError(f"[data] {folder} has no file with `train` in its name (found: {names}); give one file to have it divided")
+        raise DataError(
+            f"[data] {folder} has no file with `train` in its name (found: {names}); give one file to have it divided"
+        )
     return found
 
 
-def load(data: Path, columns: Columns, *, kind: str | None = None, pattern: str = "*", validation: float = 0.1,
-         test: float = 0.1) -> tuple[dict[str, list[Example]], list[Path]]:
+def load(
+    data: Path,
+    columns: Columns,
+    *,
+    kind: str | None = None,
+    pattern: str = "*",
+    validation: float = 0.1,
+    test: float = 0.1,
+) -> tuple[dict[str, list[Example]], list[Path]]:
     """Reads and divides.
 
     Args:
@@ -185,8 +214,10 @@ def load(data: Path, columns: Columns, *, kind: str | None = None, pattern: str 
     for split in ("validation", "test"):
         for example in splits.get(split, []):
             if example.label not in known:
-                raise DataError(f"[data] {example.place}: label `{example.label}` does not occur in {files['train']}; known: "
-                                f"{', '.join(sorted_labels(known))}")
+                raise DataError(
+                    f"[data] {example.place}: label `{example.label}` does not occur in {files['train']}; known: "
+                    f"{', '.join(sorted_labels(known))}"
+                )
     if "test" not in splits and data.is_file():
         splits["train"], splits["test"] = _divide(splits["train"], test, "test")
     if "validation" not in splits:
@@ -201,7 +232,9 @@ def _divide(examples: list[Example], fraction: float, what: str) -> tuple[list[E
         raise DataError(f"[data] cannot set {fraction:g} of {len(examples)} examples aside for {what}")
     counts = Counter(labels)
     even = min(counts.values()) > 1 and aside >= len(counts)  # else stratification is impossible
-    kept, taken = train_test_split(examples, test_size=aside, random_state=SPLIT_SEED, stratify=labels if even else None)
+    kept, taken = train_test_split(
+        examples, test_size=aside, random_state=SPLIT_SEED, stratify=labels if even else None
+    )
     return kept, taken
 
 

@@ -38,6 +38,7 @@ METHODS = {
     "vera": Method(VeraConfig, {}, 1e-2),
     "bottleneck": Method(BottleneckConfig, {}, 1e-3),
 }
+HEADS = "classifier", "score"  # what transformers calls a classification head
 
 
 class UserError(ValueError):
@@ -86,21 +87,32 @@ def means(folder: Path) -> bool:
 
 
 def pretrained(folder: Path, labels: list[str], pooling: str) -> tuple[nn.Module, list[str]]:
-    """The model with a fresh head, and the names of its fresh modules: the head, and in some models a pooler before it."""
+    """The model with a fresh head, and the names of what is fresh: the head, in some models also a pooler before it."""
     try:
         if pooling == "mean" or (pooling == "auto" and means(folder)):
             return MeanPooled(folder, len(labels)), ["classifier"]
         names = dict(enumerate(labels))
         model, report = AutoModelForSequenceClassification.from_pretrained(
-            folder, num_labels=len(labels), id2label=names, label2id={label: i for i, label in names.items()},
-            dtype=torch.float32, ignore_mismatched_sizes=True, output_loading_info=True)
+            folder,
+            num_labels=len(labels),
+            id2label=names,
+            label2id={label: i for i, label in names.items()},
+            dtype=torch.float32,
+            ignore_mismatched_sizes=True,
+            output_loading_info=True,
+        )
     except (OSError, ValueError) as error:
         raise UserError(f"[model] {folder}: {error}") from error
-    fresh = {*report["missing_keys"], *(row[0] for row in report["mismatched_keys"])}
-    return model, sorted({key.rpartition(".")[0] for key in fresh})
+    fresh = {
+        key.rpartition(".")[0] for key in [*report["missing_keys"], *(row[0] for row in report["mismatched_keys"])]
+    }
+    fresh |= {name for name in HEADS if hasattr(model, name)}  # trained even if the checkpoint held one
+    return model, sorted(name for name in fresh if not any(name.startswith(f"{other}.") for other in fresh))
 
 
-def configuration(method: Method, targets: str | None, changes: Sequence[str], model: nn.Module, head: list[str]) -> Any:
+def configuration(
+    method: Method, targets: str | None, changes: Sequence[str], model: nn.Module, head: list[str]
+) -> Any:
     """The method's configuration with what the command line changes."""
     task = "SEQ_CLS" if isinstance(model, PreTrainedModel) else None
     settings = {**method.settings, "modules_to_save": head, "task_type": task}
@@ -117,10 +129,18 @@ def configuration(method: Method, targets: str | None, changes: Sequence[str], m
     return method.config(**settings)
 
 
-def build(folder: Path, labels: list[str], name: str, *, pooling: str = "auto", targets: str | None = None,
-          changes: Sequence[str] = (), seed: int = 0) -> nn.Module:
-    """A pretrained encoder with a fresh head for `labels`, adapted with the method called `name`. What is fresh is trained
-    whole, whatever the method, and saved with the adapter."""
+def build(
+    folder: Path,
+    labels: list[str],
+    name: str,
+    *,
+    pooling: str = "auto",
+    targets: str | None = None,
+    changes: Sequence[str] = (),
+    seed: int = 0,
+) -> nn.Module:
+    """A pretrained encoder with a fresh head for `labels`, adapted with the method called `name`. What is fresh is
+    trained whole, whatever the method, and saved with the adapter."""
     method = METHODS[name]
     torch.manual_seed(seed)
     model, head = pretrained(folder, labels, pooling)

@@ -190,6 +190,9 @@ class PythonMethod:
             raise TypeError(f"[{self.name}] expected a `weight` or a `forward`, got neither")
         if has_weight and cls.forward is Method.forward and not self.site["has_weight"]:
             raise ValueError(f"[{self.name}] needs the base's dense weight, which cannot be reached at {self.site['path']}")
+        for name in self._initials():
+            if "." in name:
+                raise ValueError(f"[{self.name}] a parameter's name must have no dots, got `{name}`")
         self.own = [
             Spec(name, list(initial.shape), f"{self.name}_{name}.{{adapter}}", initial.trainable)
             for name, initial in self._initials().items()

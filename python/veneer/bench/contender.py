@@ -68,6 +68,7 @@ class Contender:
         optimizer: whose step is part of a step; without one, parameters are changed between steps outside the timing.
         scope: the module whose parameters and buffers are not counted as saved for backward (default `module`).
         uncompared: regular expression of results that are known to be wrong in this contender; `note` says why.
+        alive: storages, pointer -> bytes, that live after forward without being saved for backward: leaves made within.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Contender:
     scope: nn.Module | None = None
     uncompared: str = ""
     note: str = ""
+    alive: dict[int, int] = field(default_factory=dict)
     _values: list[list[Tensor]] = field(default_factory=list)
     _turn: int = 0
 
@@ -89,6 +91,10 @@ class Contender:
         scope = self.scope if self.scope is not None else self.module
         tensors = [*scope.parameters(), *scope.buffers(), *(m.parameter for m in self.parameters.values())]
         return {t.untyped_storage().data_ptr() for t in tensors}
+
+    def on_cuda(self) -> bool:
+        scope = self.scope if self.scope is not None else self.module
+        return any(p.is_cuda for p in scope.parameters())
 
     def forward(self, sample: Sample) -> Tensor:
         """The output, or the loss where the module gives one."""

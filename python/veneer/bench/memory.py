@@ -94,14 +94,14 @@ def measure(contender: Contender, sample: Sample, device: torch.device) -> Memor
     # Parts of the graph that forward itself has dropped (a norm taken without gradient) keep nothing any more.
     storages = [_storage(kept.tensor) for ref in packed if (kept := ref()) is not None]
     saved = {pointer: size for pointer, size in storages if pointer not in resident}
-    made = {pointer for pointer, _ in map(_storage, _tensors(out))}
-    # The output lives for its own sake unless it is saved as well.
-    only_output = sum(dict(map(_storage, _tensors(out))).get(pointer, 0) for pointer in made - set(saved))
+    # The output, and leaves made within, live for their own sake unless they are saved as well.
+    made = dict(map(_storage, _tensors(out)))
+    outside = sum(size for pointer, size in {**made, **contender.alive}.items() if pointer not in saved)
     of_input = sum(size for pointer, size in saved.items() if pointer in inputs)
     del out
     live, _ = trace(lambda: contender.module(*sample.args, **sample.kwargs))
     total = sum(saved.values())
-    allocator = live - only_output + of_input
+    allocator = live - outside + of_input
     agree = abs(allocator - total) <= SLACK_BYTES + SLACK_SHARE * total
     contender.clear(sample)
     _, peak = trace(lambda: contender.step(sample))

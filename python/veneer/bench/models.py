@@ -107,14 +107,18 @@ def ground(case: Case, device: torch.device, quick: bool) -> Field:
     def floor(name: str) -> Contender:
         copied = copy.deepcopy(base).train()
         head = copied.get_submodule(model.head).requires_grad_(True)
-        copied.get_submodule(model.embeddings).register_forward_hook(_wants_gradient)
+        alive: dict[int, int] = {}
+
+        def wants_gradient(module: nn.Module, args: Any, out: Tensor) -> Tensor:  # noqa: ARG001
+            alive.clear()
+            alive[out.untyped_storage().data_ptr()] = out.untyped_storage().nbytes()
+            return out.requires_grad_(True)
+
+        copied.get_submodule(model.embeddings).register_forward_hook(wants_gradient)
         parameters = {f"{model.head}.{n}": Mapped(p) for n, p in head.named_parameters()}
-        return Contender(name, copied, parameters, _optimizer([m.parameter for m in parameters.values()]))
+        return Contender(name, copied, parameters, _optimizer([m.parameter for m in parameters.values()]), alive=alive)
 
     targets: Any = None if case.targets == "houlsby" else list(model.qv if case.targets == "qv" else model.linears)
     return Field(base, targets, [model.head], "", _sample(case, quick, dtype, device), [floor(FLOOR), floor(FLOOR_AGAIN)],
                  linear=False, optimizer=_optimizer)
 
-
-def _wants_gradient(module: nn.Module, args: Any, out: Tensor) -> Tensor:  # noqa: ARG001
-    return out.requires_grad_(True)

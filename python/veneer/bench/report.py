@@ -89,6 +89,17 @@ def results(rows: list[dict[str, Any]]) -> list[Table]:
             _table(rows, REST, rest, "kept for backward, most live at once, and what must be added by the cost model (the floor: its own time)")]
 
 
+def case_line(rows: list[dict[str, Any]]) -> Text:
+    """One case in a line, for those who watch."""
+    found = {row["contender"]: row for row in rows if row["step_min_ms"] is not None}
+    if FLOOR not in found:
+        return Text(f"{rows[0]['id']}: {rows[0]['error'] or rows[0]['note']}", style="red" if rows[0]["error"] else "dim")
+    taxes = ", ".join(f"{name} {percent(row['step_tax_median'])}" for name, row in found.items() if name not in (FLOOR, FLOOR_AGAIN))
+    floor = found[FLOOR]
+    line = Text(f"{floor['id']}: floor {floor['step_min_ms']:.2f} ms, {taxes}; {floor['rounds']} rounds, ")
+    return line.append(f"noise {floor['noise_points']:.1f} points", style="bold red" if floor["noisy"] else "")
+
+
 def target_table(rows: list[dict[str, Any]], provenance: dict[str, Any]) -> Table:
     """The table of issue 5 with our column."""
     amx = bool(provenance.get("amx"))

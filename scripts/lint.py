@@ -75,11 +75,14 @@ def clang_tidy(build):
         for entry in database
         if entry["file"].endswith(".cpp") and Path(entry["file"]).relative_to(ROOT).parts[0] in ("src", "python")
     ]
+    failed = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
-        problems = [text for text in pool.map(check, entries) if text]
-    print(f"clang-tidy, {len(entries)} files: {'FAILED' if problems else 'ok'}", flush=True)
-    print("\n".join(problems), end="", flush=True)
-    return not problems
+        for text in pool.map(check, entries):
+            if text:
+                failed = True
+                print(text, flush=True)
+    print(f"clang-tidy, {len(entries)} files: {'FAILED' if failed else 'ok'}", flush=True)
+    return not failed
 
 
 def main():

@@ -15,7 +15,7 @@ def table(metrics: list[dict], images: int, batch: int) -> Table:
     result = Table(
         title=f"Digits 5 to 9 with a base that knows 0 to 4, {images} training images",
         title_style="bold",
-        caption=f"per step of {batch} images; kept: what autograd holds from forward to backward",
+        caption=f"steps of {batch} images; kept: by autograd, from forward to backward",
     )
     result.add_column("method", style="cyan", no_wrap=True)
     for name in ("trained\nparameters", "share\nof all", "test\naccuracy", "ms\nper step", "kept,\nMiB"):
@@ -41,15 +41,12 @@ def plot(metrics: list[dict], images: int, path: Path) -> None:
         axes.scatter(
             x, y, s=70, zorder=3, color=GREY if m["name"] in ("linear_probe", "full") else WOOD, edgecolor="white"
         )
-        axes.annotate(
-            f"{m['name'].replace('_', ' ')}\n{y:.1f} %",
-            (x, y),
-            (0, -9),
-            textcoords="offset points",
-            ha="center",
-            va="top",
-            fontsize=9,
+        # The two of nearly the same size have their names on either side, the others below.
+        dx, dy, ha, va = {"lora": (9, 0, "left", "center"), "bottleneck": (-9, 0, "right", "center")}.get(
+            m["name"], (0, -9, "center", "top")
         )
+        text = f"{m['name'].replace('_', ' ')}\n{y:.1f} %"
+        axes.annotate(text, (x, y), (dx, dy), textcoords="offset points", ha=ha, va=va, fontsize=9)
     counts, low = [m["trainable"] for m in metrics], min(m["accuracy"] for m in metrics)
     axes.set(
         xscale="log",

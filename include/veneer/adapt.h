@@ -55,7 +55,7 @@ Report adapt(torch::nn::Module& module, const AdapterConfig& config, const Targe
              const std::string& adapter = "default");
 
 // The parameters to hand to an optimizer: those that require a gradient.
-std::vector<torch::Tensor> trainable_parameters(torch::nn::Module& module);
+std::vector<torch::Tensor> trainable_parameters(const torch::nn::Module& module);
 
 std::vector<std::string> adapter_names(const torch::nn::Module& module);
 std::vector<std::string> active_adapters(const torch::nn::Module& module);

@@ -33,6 +33,8 @@ struct ConfigEntry {
   std::string unsupported = "{}";
   // The method for one site. Sees the checked own fields.
   std::function<MethodCall(const Options& fields, const Site& site)> translate;
+  // Own fields HF PEFT's class of the same name does not have: left out at their defaults, since it warns of them.
+  std::vector<std::string> beyond_peft = {};
 };
 
 struct RegisterConfig {

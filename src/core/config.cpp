@@ -154,6 +154,11 @@ AdapterConfig AdapterConfig::from_file(const nlohmann::json& values) {
 
 nlohmann::json AdapterConfig::json() const {
   nlohmann::json all = fields_.json();
+  for (const auto& option : entry_->fields) {
+    const auto& beyond = entry_->beyond_peft;
+    const bool left_out = std::find(beyond.begin(), beyond.end(), option.name) != beyond.end();
+    if (left_out && all[option.name] == nlohmann::json::parse(option.fallback)) all.erase(option.name);
+  }
   for (const auto& option : common_fields()) {
     const auto& value = common_.value(option.name);
     if (!neutral(value) || option.name == "inference_mode") all[option.name] = value;

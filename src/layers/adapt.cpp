@@ -58,7 +58,7 @@ Report adapt(Module& module, const AdapterConfig& config, const Targets& targets
   return attach(module, prepare(module, std::move(made), std::move(layers), /*start=*/true));
 }
 
-std::vector<torch::Tensor> trainable_parameters(Module& module) {
+std::vector<torch::Tensor> trainable_parameters(const Module& module) {
   settle(module);
   std::vector<torch::Tensor> parameters = module.parameters();
   std::erase_if(parameters, [](const torch::Tensor& parameter) { return !parameter.requires_grad(); });

@@ -112,7 +112,8 @@ const RegisterConfig config{
       Option::any("alpha_pattern", "{}", "lora_alpha by module, as rank_pattern", "dict[str, float]")},
      // Values at which HF PEFT's other fields change nothing.
      R"({"megatron_core": "megatron.core", "qalora_group_size": 16, "runtime_config": {"ephemeral_gpu_offload": false}})",
-     lora}};
+     lora,
+     {"dora_dropout"}}};
 
 }  // namespace
 }  // namespace veneer

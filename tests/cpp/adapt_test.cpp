@@ -94,7 +94,7 @@ TEST(Adapt, ModulesToSaveTrainWhole) {
   EXPECT_EQ(report.adapter_parameters, 2 * (12 + 8));
   EXPECT_EQ(report.trainable, 40 + 16 + 27);
   EXPECT_TRUE(net->head->weight.requires_grad());
-  EXPECT_FALSE(net->blocks[1]->as<Block>()->norm->weight.requires_grad());
+  EXPECT_FALSE(net->block(1).norm->weight.requires_grad());
 }
 
 TEST(Adapt, BiasOptions) {
@@ -118,7 +118,7 @@ TEST(Adapt, VeraSharesOnePair) {
   EXPECT_EQ(pair, Paths{"in.vera_A__default"});
   const auto& a = net->in->adapter("default")->tensors.at(2);
   EXPECT_EQ(a.sizes(), (at::IntArrayRef{4, 12}));
-  EXPECT_TRUE(net->blocks[1]->as<Block>()->first->adapter("default")->tensors.at(2).is_same(a));
+  EXPECT_TRUE(net->block(1).first->adapter("default")->tensors.at(2).is_same(a));
 }
 
 TEST(Adapt, SaysWhatMatchesNothing) {
@@ -167,11 +167,11 @@ TEST(Adapt, OptionsReachTheMethod) {
   Net net;
   adapt(*net, LoraOptions(2).rank_pattern({{"in", 3}}).lora_alpha(6).alpha_pattern({{"blocks\\.0\\.first", 1.0}}), {"in", "first"});
   EXPECT_EQ(net->in->adapter("default")->tensors[0].size(0), 3);
-  EXPECT_EQ(net->blocks[0]->as<Block>()->first->adapter("default")->tensors[0].size(0), 2);
+  EXPECT_EQ(net->block(0).first->adapter("default")->tensors[0].size(0), 2);
   Net ia3;
   adapt(*ia3, Ia3Options().feedforward_modules({"second"}), {"first", "second"});
-  EXPECT_EQ(ia3->blocks[0]->as<Block>()->first->adapter("default")->tensors[0].sizes(), (at::IntArrayRef{8, 1}));
-  EXPECT_EQ(ia3->blocks[0]->as<Block>()->second->adapter("default")->tensors[0].sizes(), (at::IntArrayRef{1, 8}));
+  EXPECT_EQ(ia3->block(0).first->adapter("default")->tensors[0].sizes(), (at::IntArrayRef{8, 1}));
+  EXPECT_EQ(ia3->block(0).second->adapter("default")->tensors[0].sizes(), (at::IntArrayRef{1, 8}));
   Net additive;
   adapt(*additive, AdditiveOptions(R"({"name": "low_rank", "rank": 5})").dropout(0.1), {"in"});
   EXPECT_EQ(additive->in->adapter("default")->tensors[0].size(0), 5);

@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // clone() of whole adapted models: own tensors, shared ones shared again, the same parameters trainable.
+#include <atomic>
 #include <thread>
 
 #include "support.h"
@@ -24,12 +25,12 @@ TEST(Clone, SharedTensorsAreSharedAnew) {
   adapt(*net, VeraOptions(4), {"in", "first"});
   randomize(*net);
   const auto shared = [](const Net& one, int part) {
-    const auto& layer = part < 0 ? one->in : one->blocks[part]->as<Block>()->first;
+    const auto& layer = part < 0 ? one->in : one->block(static_cast<size_t>(part)).first;
     return layer->adapter("default")->tensors.at(2);
   };
   std::vector<Net> copies{copy_of(net), copy_of(net)};
   copies.push_back(copy_of(copies.front()));
-  std::shared_ptr<torch::nn::Module> alone = net->blocks[0]->as<Block>()->first->clone();  // a layer by itself
+  std::shared_ptr<torch::nn::Module> alone = net->block(0).first->clone();  // a layer by itself
   copies.push_back(copy_of(net));
   std::set<const void*> seen{shared(net, -1).unsafeGetTensorImpl()};
   for (const auto& copy : copies) {
@@ -57,7 +58,7 @@ TEST(Clone, ThreadsDoNotMix) {
       for (int j = 0; j < 20; ++j) {
         const Net copy = copy_of(net);
         const auto& a = copy->in->adapter("default")->tensors[2];
-        if (!copy->blocks[1]->as<Block>()->first->adapter("default")->tensors[2].is_same(a)) ++wrong;
+        if (!copy->block(1).first->adapter("default")->tensors[2].is_same(a)) ++wrong;
       }
     });
   }
@@ -70,12 +71,12 @@ TEST(Clone, TrainsTheSameParameters) {
   adapt(*net, LoraOptions(2).modules_to_save({"head"}).bias("lora_only"), {"in"});
   const Net copy = copy_of(net);
   // LibTorch's own clone() has unfrozen the norms; they are frozen again before anybody asks what trains.
-  EXPECT_TRUE(copy->blocks[0]->as<Block>()->norm->weight.requires_grad());
+  EXPECT_TRUE(copy->block(0).norm->weight.requires_grad());
   EXPECT_EQ(trainable_names(copy), trainable_names(net));
-  EXPECT_FALSE(copy->blocks[0]->as<Block>()->norm->weight.requires_grad());
+  EXPECT_FALSE(copy->block(0).norm->weight.requires_grad());
   EXPECT_TRUE(copy->head->weight.requires_grad());
   // What a user unfreezes by hand stays so.
-  copy->blocks[0]->as<Block>()->norm->weight.set_requires_grad(true);
+  copy->block(0).norm->weight.set_requires_grad(true);
   EXPECT_EQ(trainable_names(copy).size(), trainable_names(net).size() + 1);
 }
 

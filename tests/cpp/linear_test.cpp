@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // veneer::Linear and veneer::HiddenSite as modules, before anything is adapted and as LibTorch uses them.
+#include <ATen/autocast_mode.h>
+
 #include "support.h"
 
 namespace veneer::test {
@@ -62,7 +64,7 @@ TEST(Linear, MovesBetweenTypesWithItsAdapters) {
   EXPECT_TRUE(close(net(x.to(torch::kDouble)), before, 1e-5, 1e-5));
   // Shared tensors have moved once, for all layers.
   for (const auto& parameter : net->named_parameters()) EXPECT_EQ(parameter.value().scalar_type(), at::kDouble) << parameter.key();
-  for (const auto& tensor : net->blocks[0]->as<Block>()->first->adapter("default")->tensors) EXPECT_EQ(tensor.scalar_type(), at::kDouble);
+  for (const auto& tensor : net->block(0).first->adapter("default")->tensors) EXPECT_EQ(tensor.scalar_type(), at::kDouble);
 }
 
 TEST(Linear, TorchSaveAndLoadCarryAdapters) {

@@ -193,7 +193,7 @@ TEST(Merge, AllLayersOrNone) {
   randomize(*net);
   const torch::Tensor x = noise({5, 12}, at::kFloat);
   torch::NoGradGuard no_grad;
-  auto broken = own_tensors(*net->blocks[1]->as<Block>()->first).front();
+  auto broken = own_tensors(*net->block(1).first).front();
   const float value = broken[0][0].item<float>();
   broken[0][0] = std::numeric_limits<float>::infinity();
   EXPECT_TRUE(has(error_of([&] { merge(*net); }), "the merged weight of `blocks.1.first` is not finite"));

@@ -36,6 +36,8 @@ struct NetImpl : torch::nn::Cloneable<NetImpl> {
   void reset() override;
   torch::Tensor forward(const torch::Tensor& x);  // [*, 12] -> [*, 3]
 
+  BlockImpl& block(size_t i) { return blocks->at<BlockImpl>(i); }
+
   Linear in{nullptr};
   torch::nn::ModuleList blocks{nullptr};
   torch::nn::Linear head{nullptr};

@@ -22,8 +22,8 @@ from veneer.bench.plain import plain_layer
 
 @dataclass
 class Field:
-    """What a case runs on. `inner`: path of the module that is called, "" for the whole model; `floors`: the floor and its
-    double, of which the first is what everything is compared with."""
+    """What a case runs on. `inner`: path of the module that is called, "" for the whole model; `floors`: the floor
+    and its double, of which the first is what everything is compared with."""
 
     base: nn.Module
     targets: Any
@@ -53,24 +53,33 @@ class Field:
 
 def _ours(case: Case, ground: Field) -> tuple[nn.Module, Contender]:
     configuration = case.variant.make(ground.targets, case.dropout, modules_to_save=ground.head)
-    model = veneer_model.get_peft_model(copy.deepcopy(ground.base), configuration, autocast_adapter_dtype=case.adapter_dtype != case.dtype)
+    model = veneer_model.get_peft_model(
+        copy.deepcopy(ground.base), configuration, autocast_adapter_dtype=case.adapter_dtype != case.dtype
+    )
     parameters = {name: Mapped(p) for name, p in model.named_parameters() if p.requires_grad}
     ground.layers = model.base_model.layers()
     ground.paths = {row.path for row in model.explain()}
-    found = {str(p.dtype).removeprefix("torch.") for layer in ground.layers for a in layer.adapters.values() for p in a.params()}
+    found = {
+        str(p.dtype).removeprefix("torch.")
+        for layer in ground.layers
+        for a in layer.adapters.values()
+        for p in a.params()
+    }
     if found - {case.adapter_dtype}:
-        raise ValueError(f"[bench] {case.id} asks for adapters in {case.adapter_dtype}, the library made {', '.join(sorted(found))}")
+        raise ValueError(
+            f"[bench] {case.id} asks for adapters in {case.adapter_dtype}, the library made {', '.join(sorted(found))}"
+        )
     return model, ground.contender(OURS, model, parameters)
 
 
-def _plain(ground: Field, ours: nn.Module) -> Contender:
+def _plain(case: Case, ground: Field, ours: nn.Module) -> Contender:
     names = {id(p): name for name, p in ours.named_parameters()}
     model = copy.deepcopy(ground.base)
     parameters: dict[str, Mapped] = {}
     for layer in ground.layers:
         twin = plain_layer(layer, model.get_submodule(layer.path))
         if twin is None:
-            raise Unavailable(f"nothing was written by hand for {next(iter(layer.adapters.values())).method.name} at a site {layer.wiring}")
+            raise Unavailable(f"nothing was written by hand for {case.variant.name} at a site {layer.wiring}")
         model.set_submodule(layer.path, twin)
         (adapter,) = layer.adapters.values()
         for tensor, copied in zip(adapter.params(), twin.tensors, strict=True):
@@ -90,7 +99,9 @@ def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
     import peft
 
     try:
-        model = peft.get_peft_model(copy.deepcopy(ground.base), configuration, autocast_adapter_dtype=case.adapter_dtype != case.dtype)
+        model = peft.get_peft_model(
+            copy.deepcopy(ground.base), configuration, autocast_adapter_dtype=case.adapter_dtype != case.dtype
+        )
     except (ValueError, TypeError, RuntimeError) as error:
         raise Unavailable(f"HF PEFT refuses: {error}") from error
     try:
@@ -105,8 +116,8 @@ def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
 
 
 def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
-    """Fills `ground.contenders`: the floor twice, ours, plain, HF PEFT and, on request, the last and ours compiled. All have
-    equal random parameters and were compared before this returns.
+    """Fills `ground.contenders`: the floor twice, ours, plain, HF PEFT and, on request, the last and ours compiled.
+    All have equal random parameters and were compared before this returns.
 
     Raises:
         Mismatch: two contenders compute different things.
@@ -115,23 +126,34 @@ def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
     adapter = [name for name in ours.parameters if ".modules_to_save." not in name]
     compare.randomise(ours, ground.floors[0], ground.sample, adapter)
     contenders: dict[str, Contender] = {OURS: ours}
-    for name, make in ((PLAIN, lambda: _plain(ground, model)), (PEER, lambda: _peer(case, ground, model))):
+    for name, make in ((PLAIN, lambda: _plain(case, ground, model)), (PEER, lambda: _peer(case, ground, model))):
         try:
             contenders[name] = make()
         except Unavailable as reason:
             ground.absent[name] = str(reason)
             continue
         if set(contenders[name].parameters) != set(ours.parameters):
-            raise compare.Mismatch(f"{name} trains {sorted(contenders[name].parameters)[:4]}..., veneer {sorted(ours.parameters)[:4]}...")
+            raise compare.Mismatch(
+                f"{name} trains {sorted(contenders[name].parameters)[:4]}..., veneer {sorted(ours.parameters)[:4]}..."
+            )
         for key, mapped in contenders[name].parameters.items():
             mapped.set(ours.parameters[key].parameter)
     if compiled:
         for name in (OURS, PEER):
             if name in contenders:
                 twin = contenders[name]
-                contenders[name + COMPILED] = Contender(name + COMPILED, torch.compile(twin.module), twin.parameters, twin.optimizer, twin.scope,
-                                                       twin.uncompared, twin.note)
-    ground.agreement = compare.compare(list(contenders.values()), contenders.get(PLAIN), ground.sample, dtype_of(case.dtype))
+                contenders[name + COMPILED] = Contender(
+                    name + COMPILED,
+                    torch.compile(twin.module),
+                    twin.parameters,
+                    twin.optimizer,
+                    twin.scope,
+                    twin.uncompared,
+                    twin.note,
+                )
+    ground.agreement = compare.compare(
+        list(contenders.values()), contenders.get(PLAIN), ground.sample, dtype_of(case.dtype)
+    )
     if case.dropout and ground.linear:
         multilinear = not _decomposed(ground)
         for contender in contenders.values():

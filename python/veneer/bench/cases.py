@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""What is measured. The methods come from the registry, so a new matrix, method or configuration is swept without an edit;
-the tables here only choose sensible options for the known ones, and the sizes."""
+"""What is measured. The methods come from the registry, so a new matrix, method or configuration is swept without an
+edit; the tables here only choose sensible options for the known ones, and the sizes."""
 
 from __future__ import annotations
 
@@ -111,8 +111,16 @@ def _bound(config: str, fields: dict[str, Any]) -> tuple[str, str, str]:
     """(kind of site, method, its matrix if it has one) of a configuration."""
     last: Exception | None = None
     for kind in ("linear", "hidden"):
-        site = {"kind": kind, "d_in": 768, "d_out": 768, "has_weight": kind == "linear", "has_bias": kind == "linear",
-                "path": "lin", "layer": -1, "role": "lin"}
+        site = {
+            "kind": kind,
+            "d_in": 768,
+            "d_out": 768,
+            "has_weight": kind == "linear",
+            "has_bias": kind == "linear",
+            "path": "lin",
+            "layer": -1,
+            "role": "lin",
+        }
         try:
             methods, _ = bind(CONFIG_CLASSES[config](**fields, target_modules=["lin"]).to_dict(), [site])
         except (ValueError, RuntimeError) as error:
@@ -177,7 +185,7 @@ def _model_cases(quick: bool) -> Iterator[Case]:
         for v in variants():
             main = v.name == "lora-r8"
             drops = [0.0, DROPOUT] if v.dropout_field() and model == "minilm" and (main or not quick) else [0.0]
-            dtypes = MODEL_DTYPES if model == "minilm" and main or not quick else MODEL_DTYPES[:1]
+            dtypes = MODEL_DTYPES if (model == "minilm" and main) or not quick else MODEL_DTYPES[:1]
             if quick and model != "minilm" and not main:
                 continue
             for targets in ["houlsby"] if v.kind == "hidden" else ["qv", "all"]:
@@ -202,6 +210,8 @@ def chosen(cases: list[Case], pattern: str | None) -> list[Case]:
     found = [case for case in cases if search(case.id)]
     if not found:
         words = {part for case in cases for part in case.id.split("/")}
-        raise ValueError(f"[bench] --filter {pattern!r} matches none of {len(cases)} cases{suggestion(pattern, words)}; ids are made of "
-                         f"{listed(sorted(words), most=40)}. See `veneer bench --list`")
+        raise ValueError(
+            f"[bench] --filter {pattern!r} matches none of {len(cases)} cases{suggestion(pattern, words)}; ids consist of "
+            f"{listed(sorted(words), most=40)}. See `veneer bench --list`"
+        )
     return found

@@ -11,26 +11,45 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
-Each case is one interleaved run of the frozen floor (twice), Veneer, plain PyTorch and HF PEFT, compared with each other
-before they are timed. docs/performance.md says how to read the figures."""
+Each case is one interleaved run of the frozen floor (twice), Veneer, plain PyTorch and HF PEFT, compared with each
+other before they are timed. docs/performance.md says how to read the figures."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:
     """Adds the options of `veneer bench`."""
     parser.description = DESCRIPTION
-    parser.add_argument("--quick", action="store_true", help="small sizes and few rounds: shows that all works, measures little")
+    parser.add_argument(
+        "--quick", action="store_true", help="small sizes and few rounds: shows that all works, measures little"
+    )
     parser.add_argument("--filter", metavar="REGEX", help="only cases whose id it is found in; see --list")
     parser.add_argument("--targets", action="store_true", help="the cases of issue 5's table, and the table")
     parser.add_argument("--list", action="store_true", help="print the ids and stop")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (default cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="torch threads (default: torch's own)")
-    parser.add_argument("--repeats", type=int, metavar="N", help="rounds of each case (default: what fits into 10 s for a layer, 30 s for a model)")
-    parser.add_argument("--compiled", action="store_true", help="also Veneer and HF PEFT under torch.compile (slow to start)")
-    parser.add_argument("--profile", action="store_true", help="after each case, where the floor's and our time goes by operator")
+    parser.add_argument(
+        "--repeats",
+        type=int,
+        metavar="N",
+        help="rounds of each case (default: what fits into 10 s for a layer, 30 s for a model)",
+    )
+    parser.add_argument(
+        "--compiled", action="store_true", help="also Veneer and HF PEFT under torch.compile (slow to start)"
+    )
+    parser.add_argument(
+        "--profile", action="store_true", help="after each case, where the floor's and our time goes by operator"
+    )
     parser.add_argument("--json", type=Path, metavar="FILE", help="write rows and provenance, after each case")
     parser.add_argument("--plot", type=Path, metavar="FILE", help="draw the results (.png, .svg, .pdf)")
-    parser.add_argument("--render", type=Path, metavar="FILE", help="measure nothing: write the results of a --json file into a page")
-    parser.add_argument("--into", type=Path, metavar="PAGE", default=Path("docs/performance.md"), help="the page of --render (default %(default)s)")
+    parser.add_argument(
+        "--render", type=Path, metavar="FILE", help="measure nothing: write the results of a --json file into a page"
+    )
+    parser.add_argument(
+        "--into",
+        type=Path,
+        metavar="PAGE",
+        default=Path("docs/performance.md"),
+        help="the page of --render (default %(default)s)",
+    )
 
 
 def run(args: argparse.Namespace) -> int:
@@ -80,7 +99,13 @@ def _run(args: argparse.Namespace) -> int:
 
     out = report.console()
     settings = Settings(torch.device(args.device), args.quick, args.repeats, args.compiled)
-    data: dict[str, Any] = {"schema": 1, "provenance": machine.provenance(settings.device), "constants": None, "noise": None, "rows": []}
+    data: dict[str, Any] = {
+        "schema": 1,
+        "provenance": machine.provenance(settings.device),
+        "constants": None,
+        "noise": None,
+        "rows": [],
+    }
     out.print(report.provenance_line(data["provenance"]))
     constants = machine.measure_constants(settings.device, args.quick)
     data["constants"] = constants.as_dict()
@@ -105,17 +130,32 @@ def _run(args: argparse.Namespace) -> int:
     return 1 if any(row["error"] for row in rows) else 0
 
 
-def _measure(cases: list[Any], settings: Any, constants: Any, data: dict[str, Any], args: argparse.Namespace, out: Any) -> None:
+def _measure(
+    cases: list[Any], settings: Any, constants: Any, data: dict[str, Any], args: argparse.Namespace, out: Any
+) -> None:
     import dataclasses
 
-    from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn, TimeRemainingColumn
+    from rich.progress import (
+        BarColumn,
+        MofNCompleteColumn,
+        Progress,
+        TextColumn,
+        TimeElapsedColumn,
+        TimeRemainingColumn,
+    )
 
     from veneer.bench import report
     from veneer.bench.profiles import profile_case
     from veneer.bench.runner import run_case
     from veneer.config import write_whole
 
-    columns = [TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn(), TimeRemainingColumn()]
+    columns = [
+        TextColumn("{task.description}"),
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeElapsedColumn(),
+        TimeRemainingColumn(),
+    ]
     with Progress(*columns, console=out, transient=True) as progress:
         task = progress.add_task("", total=len(cases))
         for case in cases:

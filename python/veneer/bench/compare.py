@@ -5,9 +5,11 @@ gradients, and dropout drops what it should."""
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import math
 import re
+from collections.abc import Iterator
 from dataclasses import dataclass
 
 import torch
@@ -26,8 +28,8 @@ class Mismatch(AssertionError):
 
 @dataclass
 class Agreement:
-    """How far a contender is from the oracle. `error`: the largest relative error of output and gradients; `allowed`: what
-    was allowed for that tensor."""
+    """How far a contender is from the oracle. `error`: the largest relative error of output and gradients; `allowed`:
+    what was allowed for that tensor."""
 
     against: str
     error: float
@@ -64,12 +66,14 @@ def randomise(contender: Contender, floor: Contender, sample: Sample, names: lis
             for parameter in zeros:
                 parameter.mul_(factor)
     if not 0.01 <= change <= 100.0:
-        raise Mismatch(f"{contender.name}: random parameters change the output by a factor {change:.2g} of the base's; does the adapter act?")
+        raise Mismatch(
+            f"{contender.name}: random parameters change the output by {change:.2g} of its size; does the adapter act?"
+        )
 
 
 def output(contender: Contender, sample: Sample) -> Tensor:
     """The output (a model's logits), dropout off."""
-    with torch.no_grad(), _eval(contender):
+    with torch.no_grad(), evaluating(contender):
         out = contender.module(*sample.args, **sample.kwargs)
         return out if isinstance(out, Tensor) else out.logits
 
@@ -80,25 +84,23 @@ def relative(a: Tensor, b: Tensor) -> float:
     return ((a - b).norm() / b.norm().clamp_min(1e-300)).item()
 
 
-class _eval:
+@contextlib.contextmanager
+def evaluating(contender: Contender) -> Iterator[None]:
     """Dropout off, of the contender's whole model."""
-
-    def __init__(self, contender: Contender) -> None:
-        self.modules = [m for m in (contender.module, contender.scope) if isinstance(m, nn.Module)]
-
-    def __enter__(self) -> None:
-        self.was = [m.training for m in self.modules]
-        for module in self.modules:
-            module.eval()
-
-    def __exit__(self, *_: object) -> None:
-        for module, training in zip(self.modules, self.was, strict=True):
+    modules = [m for m in (contender.module, contender.scope) if isinstance(m, nn.Module)]
+    was = [module.training for module in modules]
+    for module in modules:
+        module.eval()
+    try:
+        yield
+    finally:
+        for module, training in zip(modules, was, strict=True):
             module.train(training)
 
 
 def results(contender: Contender, sample: Sample) -> dict[str, Tensor]:
     """Output, input gradients and, under our names and in our layout, parameter gradients; dropout off."""
-    with _eval(contender):
+    with evaluating(contender):
         contender.clear_gradients(sample)
         out = contender.module(*sample.args, **sample.kwargs)
         loss = out if isinstance(out, Tensor) else out.loss
@@ -123,7 +125,9 @@ def oracle(plain: Contender, sample: Sample) -> dict[str, Tensor]:
     return results(Contender("float64", module, parameters, scope=scope), sample.cast(torch.float64))
 
 
-def compare(contenders: list[Contender], plain: Contender | None, sample: Sample, dtype: torch.dtype) -> dict[str, Agreement]:
+def compare(
+    contenders: list[Contender], plain: Contender | None, sample: Sample, dtype: torch.dtype
+) -> dict[str, Agreement]:
     """Compares contenders with the oracle, or, where there is no plain one, with the first of them.
 
     Raises:
@@ -150,7 +154,9 @@ def compare(contenders: list[Contender], plain: Contender | None, sample: Sample
                 continue
             error, allowed = relative(value, truth[key]), TIMES_PLAIN * own.get(key, rounding) + rounding
             if not error <= allowed:  # NaN too
-                raise Mismatch(f"{contender.name}: {key} is off by {error:.2e} of its size from {against}, {allowed:.2e} is allowed")
+                raise Mismatch(
+                    f"{contender.name}: {key} is off by {error:.2e} of its size from {against}, allowed {allowed:.2e}"
+                )
             if error / allowed >= worst.error / worst.allowed:
                 worst = Agreement(against, error, allowed)
         found[contender.name] = worst
@@ -158,10 +164,10 @@ def compare(contenders: list[Contender], plain: Contender | None, sample: Sample
 
 
 def check_dropout(contender: Contender, floor: Contender, sample: Sample, p: float, linear: bool) -> None:
-    """Checks, at a linear layer, that dropout with probability p acts on the input of the update, in forward and backward
-    alike, where the update is M dropout(x) with a matrix M: the mean square of what dropout changes is p / (1 - p) times
-    the one of (M * M)(x * x); and with D the mask, <D x, M^T dy> from backward is <M D x, dy> from forward. With `linear`,
-    each parameter enters M linearly, and then that is also <parameter, its gradient>.
+    """Checks, at a linear layer, that dropout with probability p acts on the input of the update, in forward and
+    backward alike, where the update is M dropout(x) with a matrix M: the mean square of what dropout changes is p /
+    (1 - p) times the one of (M * M)(x * x); and with D the mask, <D x, M^T dy> from backward is <M D x, dy> from
+    forward. With `linear`, each parameter enters M linearly, and then that is also <parameter, its gradient>.
 
     Raises:
         Mismatch: it does not.
@@ -177,18 +183,24 @@ def check_dropout(contender: Contender, floor: Contender, sample: Sample, p: flo
     got = (dropped.detach().to(wide) - still.to(wide)).square().sum().item()
     expected = p / (1 - p) * (x.detach().to(wide).square() @ M.t().square()).sum().item()
     if not 0.8 <= got / expected <= 1.25:
-        raise Mismatch(f"{contender.name}: dropout changes the output by {math.sqrt(got):.3g}, {math.sqrt(expected):.3g} was expected for p = {p}")
+        raise Mismatch(
+            f"{contender.name}: dropout changes the output by {got**0.5:.3g}, for p = {p} it should be {expected**0.5:.3g}"
+        )
     dropped.backward(delta.to(x.dtype))
     gradient = x.grad.to(wide)
     plain_part = delta @ _weight(floor).to(wide)
     forward, backward = delta.square().sum().item(), ((gradient - plain_part) * x.detach().to(wide)).sum().item()
     pairs = {} if re.match(contender.uncompared or "$", "gradient of input 0") else {"the input's gradient": backward}
     if linear:
-        pairs |= {f"the gradient of {n}": (m.parameter.grad.to(wide) * m.parameter.detach().to(wide)).sum().item()
-                  for n, m in contender.parameters.items()}
+        pairs |= {
+            f"the gradient of {n}": (m.parameter.grad.to(wide) * m.parameter.detach().to(wide)).sum().item()
+            for n, m in contender.parameters.items()
+        }
     for what, value in pairs.items():
         if abs(value / forward - 1) > 0.04:
-            raise Mismatch(f"{contender.name}: {what} does not belong to the mask of the forward pass ({value:.4g}, expected {forward:.4g})")
+            raise Mismatch(
+                f"{contender.name}: {what} does not belong to the mask of forward ({value:.4g}, expected {forward:.4g})"
+            )
     contender.clear_gradients(sample)
 
 

@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""One of the things that are measured side by side: a module with its trained parameters, and how a step of it is made."""
+"""One of the things that are measured side by side: a module with its trained parameters, and how a step of it is
+made."""
 
 from __future__ import annotations
 
@@ -21,7 +22,8 @@ COMPILED = " compiled"
 
 @dataclass
 class Sample:
-    """Inputs of a step. `grad`: of the output; None where the output is a loss. `leaves`: inputs that get a gradient."""
+    """Inputs of a step. `grad`: of the output; None where the output is a loss. `leaves`: inputs that get a
+    gradient."""
 
     args: tuple = ()
     kwargs: dict[str, Any] = field(default_factory=dict)
@@ -45,8 +47,8 @@ class Sample:
 
 @dataclass
 class Mapped:
-    """A trained parameter of a contender, known under our name for it: how our value is written into it, and its gradient
-    turned into ours."""
+    """A trained parameter of a contender, known under our name for it: how our value is written into it, and its
+    gradient turned into ours."""
 
     parameter: nn.Parameter
     from_ours: Callable[[Tensor], Tensor] = lambda t: t
@@ -116,8 +118,8 @@ class Contender:
             mapped.parameter.grad = None
 
     def clear(self, sample: Sample) -> None:
-        """Drops gradients and, where no optimizer does, changes the parameters, so that nothing derived from them can be
-        kept from step to step."""
+        """Drops gradients and, where no optimizer does, changes the parameters, so that nothing derived from them can
+        be kept from step to step."""
         self.clear_gradients(sample)
         if self.optimizer is None and self.parameters:
             parameters = [m.parameter for m in self.parameters.values()]

@@ -55,5 +55,12 @@ def ground(case: Case, device: torch.device) -> Field:
     def floor(name: str) -> Contender:
         return Contender(name, _Copy() if hidden else copy.deepcopy(base).get_submodule(inner))
 
-    return Field(base, {"output": [inner]} if hidden else [inner], None, inner, Sample((x,), {}, grad, [x]),
-                 [floor(FLOOR), floor(FLOOR_AGAIN)], linear=not hidden)
+    return Field(
+        base,
+        {"output": [inner]} if hidden else [inner],
+        None,
+        inner,
+        Sample((x,), {}, grad, [x]),
+        [floor(FLOOR), floor(FLOOR_AGAIN)],
+        linear=not hidden,
+    )

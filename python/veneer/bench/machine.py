@@ -34,7 +34,9 @@ def _commit() -> str | None:
     git = ["git", "-C", str(Path(__file__).parent)]
     try:
         commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True, check=True).stdout.strip()
-        changed = subprocess.run([*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True).stdout.strip()
+        changed = subprocess.run(
+            [*git, "status", "--porcelain", "-uno"], capture_output=True, text=True, check=True
+        ).stdout.strip()
     except (OSError, subprocess.CalledProcessError):
         return None
     return commit + ("+" if changed else "")
@@ -126,12 +128,20 @@ def measure_constants(device: torch.device, quick: bool) -> Constants:
         for n, d in shapes:
             a, b = torch.randn(n, d, device=device).to(dtype), torch.randn(d, d, device=device).to(dtype)
             out = torch.empty(n, d, device=device, dtype=dtype)
-            rates.append(2.0 * n * d * d / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, budget, inner))
+            rates.append(
+                2.0 * n * d * d / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, budget, inner)
+            )
         found.gemm[str(dtype).removeprefix("torch.")] = max(rates)
     n, d = (256, 768) if quick else (2048, 1024)
     x = torch.randn(n, d, device=device)
     spectrum = torch.fft.rfft(x)
-    found.fft = 2.5 * n * d * torch.tensor(float(d)).log2().item() / _best(lambda: torch.fft.rfft(x, out=spectrum), device, budget, inner)
+    found.fft = (
+        2.5
+        * n
+        * d
+        * torch.tensor(float(d)).log2().item()
+        / _best(lambda: torch.fft.rfft(x, out=spectrum), device, budget, inner)
+    )
     size = (1 << 23) if quick else (1 << 25)  # floats: 128 MiB, beyond every cache
     source, target = torch.randn(size, device=device), torch.empty(size, device=device)
     found.copy = 8.0 * size / _best(lambda: target.copy_(source), device, budget, inner)

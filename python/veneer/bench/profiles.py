@@ -41,7 +41,9 @@ def profile_case(case: Case, settings: Settings, steps: int = 3, lines: int = 16
     def beyond(key: str) -> float:
         return times[OURS].get(key, (0.0, 0))[0] - times[FLOOR].get(key, (0.0, 0))[0]
 
-    table = Table(title=f"{case.id}: operators by what we spend beyond the floor, ms of their own in a step", title_justify="left")
+    table = Table(
+        title=f"{case.id}: operators by what we spend beyond the floor, ms of their own in a step", title_justify="left"
+    )
     table.add_column("operator")
     for name in [*times, "beyond the floor"]:
         table.add_column(name, justify="right")
@@ -49,7 +51,11 @@ def profile_case(case: Case, settings: Settings, steps: int = 3, lines: int = 16
     for key in keys:
         table.add_row(key, *(_cell(times[name].get(key)) for name in times), f"{beyond(key):+.3f}")
     table.add_section()
-    table.add_row("all", *(f"{_total(t.values()):.2f}" for t in times.values()), f"{_total(times[OURS].values()) - _total(times[FLOOR].values()):+.2f}")
+    table.add_row(
+        "all",
+        *(f"{_total(t.values()):.2f}" for t in times.values()),
+        f"{_total(times[OURS].values()) - _total(times[FLOOR].values()):+.2f}",
+    )
     return table
 
 

@@ -27,17 +27,44 @@ def _table(head: list[str], lines: list[list[str]], left: int = 1) -> list[str]:
 
 def _targets(data: dict[str, Any]) -> list[str]:
     amx = bool(data["provenance"]["amx"])
-    lines = [[line.case, line.peft, line.target, line.ours, " ".join("-" if r is None else "yes" if r else "no" for r in line.reached)]
-             for line in targets.table(data["rows"], amx)]
+    lines = [
+        [
+            line.case,
+            line.peft,
+            line.target,
+            line.ours,
+            " ".join("-" if r is None else "yes" if r else "no" for r in line.reached),
+        ]
+        for line in targets.table(data["rows"], amx)
+    ]
     if not lines:
         return []
-    note = "" if amx else " This processor has no AMX: the bfloat16 targets are a quarter of HF PEFT's tax in the same run."
-    return [f"### Targets\n\nTax, median of paired ratios.{note}\n", *_table(["case", "HF PEFT now", "target", "ours", "reached"], lines), ""]
+    note = (
+        ""
+        if amx
+        else " This processor has no AMX: the bfloat16 targets are a quarter of HF PEFT's tax in the same run."
+    )
+    return [
+        f"### Targets\n\nTax, median of paired ratios.{note}\n",
+        *_table(["case", "HF PEFT now", "target", "ours", "reached"], lines),
+        "",
+    ]
 
 
 def _level(rows: list[dict[str, Any]], title: str) -> list[str]:
-    names = [name for name in (OURS, PLAIN, PEER, OURS + COMPILED, PEER + COMPILED) if any(r["contender"] == name and r["step_min_ms"] for r in rows)]
-    head = ["case", "floor ms", "noise", *names, *(f"added MiB, {n}" for n in (OURS, PEER) if n in names), "of roofline"]
+    names = [
+        name
+        for name in (OURS, PLAIN, PEER, OURS + COMPILED, PEER + COMPILED)
+        if any(r["contender"] == name and r["step_min_ms"] for r in rows)
+    ]
+    head = [
+        "case",
+        "floor ms",
+        "noise",
+        *names,
+        *(f"added MiB, {n}" for n in (OURS, PEER) if n in names),
+        "of roofline",
+    ]
     lines = []
     for id, group in report.by_case(rows).items():
         found = {row["contender"]: row for row in group}
@@ -46,10 +73,25 @@ def _level(rows: list[dict[str, Any]], title: str) -> list[str]:
             lines.append([f"`{id}`", "-", "-", problem[:120].replace("|", "/"), *["-"] * (len(head) - 4)])
             continue
         noise = f"{found[FLOOR]['noise_points']:.1f}" + (" **noisy**" if found[FLOOR]["noisy"] else "")
-        taxes = [f"{report.percent(r['step_tax_min'])} / {report.percent(r['step_tax_median'])}" if (r := found.get(n)) and r["step_tax_min"] is not None
-                 else "-" for n in names]
-        added = [report.mebibytes(r["saved_added_bytes"]) if (r := found.get(n)) else "-" for n in (OURS, PEER) if n in names]
-        lines.append([f"`{id}`", f"{found[FLOOR]['step_min_ms']:.2f}", noise, *taxes, *added, report.percent(found[OURS]["roofline"])])
+        taxes = [
+            f"{report.percent(r['step_tax_min'])} / {report.percent(r['step_tax_median'])}"
+            if (r := found.get(n)) and r["step_tax_min"] is not None
+            else "-"
+            for n in names
+        ]
+        added = [
+            report.mebibytes(r["saved_added_bytes"]) if (r := found.get(n)) else "-" for n in (OURS, PEER) if n in names
+        ]
+        lines.append(
+            [
+                f"`{id}`",
+                f"{found[FLOOR]['step_min_ms']:.2f}",
+                noise,
+                *taxes,
+                *added,
+                report.percent(found[OURS]["roofline"]),
+            ]
+        )
     return [f"### {title}\n\nTax, minimum / median.\n", *_table(head, lines), ""]
 
 
@@ -60,8 +102,11 @@ def section(data: dict[str, Any]) -> str:
     parts = [f"Measured with `{data['provenance']['command']}`: {report.provenance_line(data['provenance'])}.", ""]
     if data["constants"]:
         parts += [f"The cost model's constants on this {report.constants_line(data['constants'])}.", ""]
-    parts += [f"The floor against itself: at worst {worst}, above {noise['limit_points']:.0f} points in {len(noise['noisy_cases'])} of "
-              f"{noise['cases']} cases.", ""]
+    parts += [
+        f"The floor against itself: at worst {worst}, above {noise['limit_points']:.0f} points in "
+        f"{len(noise['noisy_cases'])} of {noise['cases']} cases.",
+        "",
+    ]
     parts += _targets(data)
     for level, title in (("layer", "Layers"), ("model", "Models")):
         some = [row for row in rows if row["level"] == level]
@@ -80,7 +125,9 @@ def render(source: Path, page: Path) -> None:
         data = json.loads(source.read_text(encoding="utf-8"))
         device = data["provenance"]["device"]
     except (OSError, ValueError, KeyError, TypeError) as error:
-        raise ValueError(f"[bench] --render expects a file written by `veneer bench --json`, got {source}: {error!r}") from error
+        raise ValueError(
+            f"[bench] --render expects a file written by `veneer bench --json`, got {source}: {error!r}"
+        ) from error
     begin, end = markers(device)
     try:
         text = page.read_text(encoding="utf-8")

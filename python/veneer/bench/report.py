@@ -43,16 +43,33 @@ REST = ["saved MiB", "added MiB", "peak MiB", "trained", "must add ms", "adds ms
 
 def times(row: dict[str, Any]) -> list[str]:
     """A row in the order of `TIMES`."""
-    interval = "-" if row["step_tax_low"] is None else f"{100 * row['step_tax_low']:.0f} .. {100 * row['step_tax_high']:.0f}"
-    return [_number(row["step_min_ms"]), percent(row["step_tax_min"]), percent(row["step_tax_median"]), interval,
-            percent(row["forward_tax_median"]), percent(row["backward_tax_median"]), _number(row["step_over_plain"]), _number(row["step_over_peft"])]
+    interval = (
+        "-" if row["step_tax_low"] is None else f"{100 * row['step_tax_low']:.0f} .. {100 * row['step_tax_high']:.0f}"
+    )
+    return [
+        _number(row["step_min_ms"]),
+        percent(row["step_tax_min"]),
+        percent(row["step_tax_median"]),
+        interval,
+        percent(row["forward_tax_median"]),
+        percent(row["backward_tax_median"]),
+        _number(row["step_over_plain"]),
+        _number(row["step_over_peft"]),
+    ]
 
 
 def rest(row: dict[str, Any]) -> list[str]:
     """A row in the order of `REST`."""
     saved = mebibytes(row["saved_bytes"]) + ("" if row["saved_agree"] in (None, True) else " !")
-    return [saved, mebibytes(row["saved_added_bytes"]), mebibytes(row["peak_bytes"]), "-" if row["trainable"] is None else f"{row['trainable']:,}",
-            _number(row["bound_ms"]), _number(row["added_ms"]), percent(row["roofline"])]
+    return [
+        saved,
+        mebibytes(row["saved_added_bytes"]),
+        mebibytes(row["peak_bytes"]),
+        "-" if row["trainable"] is None else f"{row['trainable']:,}",
+        _number(row["bound_ms"]),
+        _number(row["added_ms"]),
+        percent(row["roofline"]),
+    ]
 
 
 def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
@@ -63,7 +80,9 @@ def by_case(rows: list[dict[str, Any]]) -> dict[str, list[dict[str, Any]]]:
     return found
 
 
-def _table(rows: list[dict[str, Any]], columns: list[str], cells: Callable[[dict[str, Any]], list[str]], title: str) -> Table:
+def _table(
+    rows: list[dict[str, Any]], columns: list[str], cells: Callable[[dict[str, Any]], list[str]], title: str
+) -> Table:
     """One block of lines for each case that was measured."""
     table = Table(title=title, title_justify="left")
     table.add_column("")
@@ -77,7 +96,11 @@ def _table(rows: list[dict[str, Any]], columns: list[str], cells: Callable[[dict
         for row in group:
             name = row["contender"]
             style = "green" if name == OURS else "red" if name == FLOOR_AGAIN and row["noisy"] else ""
-            label = f"  {name} (noise {row['noise_points']:.1f} points)" if name == FLOOR_AGAIN and columns is TIMES else f"  {name}"
+            label = (
+                f"  {name} (noise {row['noise_points']:.1f} points)"
+                if name == FLOOR_AGAIN and columns is TIMES
+                else f"  {name}"
+            )
             table.add_row(*(Text(cell, style=style) for cell in [label, *cells(row)]))
         table.add_section()
     return table
@@ -85,16 +108,32 @@ def _table(rows: list[dict[str, Any]], columns: list[str], cells: Callable[[dict
 
 def results(rows: list[dict[str, Any]]) -> list[Table]:
     """Times, then bytes and roofline."""
-    return [_table(rows, TIMES, times, "time; step: forward and backward (and AdamW, of a model); tax: over the frozen floor in the same run"),
-            _table(rows, REST, rest, "kept for backward, most live at once, and what must be added by the cost model (the floor: its own time)")]
+    return [
+        _table(
+            rows,
+            TIMES,
+            times,
+            "time; step: forward and backward (and AdamW, of a model); tax: over the frozen floor in the same run",
+        ),
+        _table(
+            rows,
+            REST,
+            rest,
+            "kept for backward, most live at once, and what must be added by the cost model (the floor: its own time)",
+        ),
+    ]
 
 
 def case_line(rows: list[dict[str, Any]]) -> Text:
     """One case in a line, for those who watch."""
     found = {row["contender"]: row for row in rows if row["step_min_ms"] is not None}
     if FLOOR not in found:
-        return Text(f"{rows[0]['id']}: {rows[0]['error'] or rows[0]['note']}", style="red" if rows[0]["error"] else "dim")
-    taxes = ", ".join(f"{name} {percent(row['step_tax_median'])}" for name, row in found.items() if name not in (FLOOR, FLOOR_AGAIN))
+        return Text(
+            f"{rows[0]['id']}: {rows[0]['error'] or rows[0]['note']}", style="red" if rows[0]["error"] else "dim"
+        )
+    taxes = ", ".join(
+        f"{name} {percent(row['step_tax_median'])}" for name, row in found.items() if name not in (FLOOR, FLOOR_AGAIN)
+    )
     floor = found[FLOOR]
     line = Text(f"{floor['id']}: floor {floor['step_min_ms']:.2f} ms, {taxes}; {floor['rounds']} rounds, ")
     return line.append(f"noise {floor['noise_points']:.1f} points", style="bold red" if floor["noisy"] else "")
@@ -103,33 +142,51 @@ def case_line(rows: list[dict[str, Any]]) -> Text:
 def target_table(rows: list[dict[str, Any]], provenance: dict[str, Any]) -> Table:
     """The table of issue 5 with our column."""
     amx = bool(provenance.get("amx"))
-    title = "targets (median of paired ratios)" + ("" if amx else "; no AMX here: the bf16 targets are a quarter of HF PEFT's tax in this run")
+    title = "targets (median of paired ratios)" + (
+        "" if amx else "; no AMX here: the bf16 targets are a quarter of HF PEFT's tax in this run"
+    )
     table = Table("case", "HF PEFT now", "target", "ours", "", title=title, title_justify="left")
     for line in targets.table(rows, amx):
         marks = " ".join("-" if r is None else "reached" if r else "missed" for r in line.reached)
-        table.add_row(line.case, line.peft, line.target, line.ours, Text(marks, style="red" if False in line.reached else "green"))
+        table.add_row(
+            line.case, line.peft, line.target, line.ours, Text(marks, style="red" if False in line.reached else "green")
+        )
     return table
 
 
 def constants_line(constants: dict[str, Any]) -> str:
     """The cost model's constants."""
-    gemm = ", ".join(f"{dtype} {rate / 1e9:,.0f} GFLOP/s" for dtype, rate in constants["gemm"].items())
-    return (f"machine: products {gemm}; real FFT {constants['fft'] / 1e9:.1f} GFLOP/s; copy {constants['copy'] / 1e9:.1f} GB/s; "
-            f"an operator {1e6 * constants['dispatch']:.1f} us, with autograd {1e6 * constants['node']:.1f} us")
+    gemm = ", ".join(f"{dtype} {rate / 1e9:,.4g} GFLOP/s" for dtype, rate in constants["gemm"].items())
+    return (
+        f"machine: products {gemm}; real FFT {constants['fft'] / 1e9:.1f} GFLOP/s; "
+        f"copy {constants['copy'] / 1e9:.1f} GB/s; "
+        f"an operator {1e6 * constants['dispatch']:.1f} us, with autograd {1e6 * constants['node']:.1f} us"
+    )
 
 
 def provenance_line(p: dict[str, Any]) -> str:
     gpu = f"{p['gpu']}, " if p.get("gpu") else ""
-    return (f"{gpu}{p['cpu']} ({p['cpu_capability']}{', AMX' if p['amx'] else ''}), {p['cores']} cores, {p['threads']} threads, load {p['load_before']}; "
-            f"veneer {p['veneer']} (build {p['build'][:12]}, commit {(p['commit'] or 'none')[:12]}), torch {p['torch']}, peft {p['peft']}, "
-            f"transformers {p['transformers']}; {p['date']}")
+    return (
+        f"{gpu}{p['cpu']} ({p['cpu_capability']}{', AMX' if p['amx'] else ''}), {p['cores']} cores, "
+        f"{p['threads']} threads, load {p['load_before']}; "
+        f"veneer {p['veneer']} (build {p['build'][:12]}, commit {(p['commit'] or 'none')[:12]}), "
+        f"torch {p['torch']}, peft {p['peft']}, "
+        f"transformers {p['transformers']}; {p['date']}"
+    )
 
 
 def noise_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
     """How far the floor was from itself: for the JSON file, and for the end of the run."""
-    points = {row["id"]: row["noise_points"] for row in rows if row["contender"] == FLOOR and row["noise_points"] is not None}
+    points = {
+        row["id"]: row["noise_points"] for row in rows if row["contender"] == FLOOR and row["noise_points"] is not None
+    }
     noisy = sorted(id for id, value in points.items() if value > NOISY)
-    return {"limit_points": NOISY, "worst_points": max(points.values(), default=None), "cases": len(points), "noisy_cases": noisy}
+    return {
+        "limit_points": NOISY,
+        "worst_points": max(points.values(), default=None),
+        "cases": len(points),
+        "noisy_cases": noisy,
+    }
 
 
 def print_end(out: Console, rows: list[dict[str, Any]], noise: dict[str, Any]) -> None:
@@ -142,14 +199,25 @@ def print_end(out: Console, rows: list[dict[str, Any]], noise: dict[str, Any]) -
         out.print(Text(f"note: {note} ({len(ids)} case{'s' * (len(ids) > 1)})", style="dim"))
     for row in rows:
         if row["saved_agree"] is False:
-            out.print(Text(f"saved bytes differ: {row['id']} {row['contender']}: autograd {row['saved_bytes']:,}, allocator "
-                           f"{row['saved_allocator_bytes']:,}", style="yellow"))
+            out.print(
+                Text(
+                    f"saved bytes differ: {row['id']} {row['contender']}: autograd {row['saved_bytes']:,}, allocator "
+                    f"{row['saved_allocator_bytes']:,}",
+                    style="yellow",
+                )
+            )
         if row["error"]:
             out.print(Text(f"ERROR {row['id']}: {row['error']}", style="bold red"))
     if noise["worst_points"] is not None:
         text = f"noise: the floor differs from itself by up to {noise['worst_points']:.1f} points"
         if noise["noisy_cases"]:
-            out.print(Text(f"{text}; MORE THAN {NOISY:.0f} POINTS in {len(noise['noisy_cases'])} of {noise['cases']} cases. Their taxes are not to be "
-                           "quoted: repeat the run on a quiet machine, or with more --repeats", style="bold red"))
+            out.print(
+                Text(
+                    f"{text}; MORE THAN {NOISY:.0f} POINTS in {len(noise['noisy_cases'])} of {noise['cases']} cases. "
+                    "Their taxes are not to be "
+                    "quoted: repeat the run on a quiet machine, or with more --repeats",
+                    style="bold red",
+                )
+            )
         else:
             out.print(text)

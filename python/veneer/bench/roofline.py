@@ -85,7 +85,10 @@ def _circulant(site: Site, options: dict[str, Any]) -> Work:
 
 
 MATRICES: dict[str, Callable[[Site, dict[str, Any]], Work]] = {
-    "low_rank": _low_rank, "vera": _vera, "dense": _dense, "circulant": _circulant,
+    "low_rank": _low_rank,
+    "vera": _vera,
+    "dense": _dense,
+    "circulant": _circulant,
 }
 
 
@@ -119,7 +122,9 @@ def _bottleneck(site: Site, options: dict[str, Any]) -> Work | None:
 
 
 METHODS: dict[str, Callable[[Site, dict[str, Any]], Work | None]] = {
-    "additive": _additive, "ia3": _ia3, "bottleneck": _bottleneck,
+    "additive": _additive,
+    "ia3": _ia3,
+    "bottleneck": _bottleneck,
 }
 
 

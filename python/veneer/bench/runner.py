@@ -94,7 +94,9 @@ class Row:
     step_tax_high: float | None = None
     step_over_plain: float | None = None  # median of paired ratios of times
     step_over_peft: float | None = None
-    noise_points: float | None = None  # the floor against itself, in points: the worst of minimum, median, half the interval
+    noise_points: float | None = (
+        None  # the floor against itself, in points: the worst of minimum, median, half the interval
+    )
     noisy: bool | None = None
     trainable: int | None = None
     saved_bytes: int | None = None  # kept for backward, parameters excluded
@@ -119,9 +121,26 @@ ROW_KEYS = [f.name for f in dataclasses.fields(Row)]
 
 def _row(case: Case, settings: Settings, contender: str, **more: Any) -> Row:
     tokens = case.tokens or math.prod(models.size(case, settings.quick))
-    return Row(case.id, case.level, case.variant.name, case.variant.method, case.variant.kind, contender, settings.device.type, case.dtype, case.adapter_dtype,
-               case.dropout, tokens, case.d_in or None, case.d_out or None, case.model or None, case.targets or None,
-               dict(case.variant.fields), settings.quick, **more)
+    return Row(
+        case.id,
+        case.level,
+        case.variant.name,
+        case.variant.method,
+        case.variant.kind,
+        contender,
+        settings.device.type,
+        case.dtype,
+        case.adapter_dtype,
+        case.dropout,
+        tokens,
+        case.d_in or None,
+        case.d_out or None,
+        case.model or None,
+        case.targets or None,
+        dict(case.variant.fields),
+        settings.quick,
+        **more,
+    )
 
 
 @contextlib.contextmanager
@@ -134,9 +153,13 @@ def _quiet() -> Iterator[None]:
 def build(case: Case, settings: Settings) -> Field:
     """The contenders of a case, compared."""
     with _quiet():
-        ground = models.ground(case, settings.device, settings.quick) if case.model else layer.ground(case, settings.device)
+        ground = (
+            models.ground(case, settings.device, settings.quick) if case.model else layer.ground(case, settings.device)
+        )
         if settings.repeats is None and (seconds := _floor_seconds(ground)) > settings.slowest:
-            raise Unavailable(f"left out, since a step of the floor alone takes {seconds:.0f} s here; --repeats N measures it all the same")
+            raise Unavailable(
+                f"left out: a step of the floor alone takes {seconds:.0f} s here; --repeats N measures it all the same"
+            )
         assemble(case, ground, compiled=settings.compiled)
     return ground
 
@@ -155,8 +178,8 @@ def _floor_seconds(ground: Field) -> float:
 
 
 def run_case(case: Case, settings: Settings, constants: Constants | None = None) -> list[Row]:
-    """Measures a case. A mismatch, or a case that cannot be built, gives a row with `error`; a contender that cannot take
-    part a row with a `note` and no times."""
+    """Measures a case. A mismatch, or a case that cannot be built, gives a row with `error`; a contender that cannot
+    take part a row with a `note` and no times."""
     try:
         ground = build(case, settings)
         return _measured(case, ground, settings, constants)
@@ -164,13 +187,19 @@ def run_case(case: Case, settings: Settings, constants: Constants | None = None)
         return [_row(case, settings, OURS, note=str(reason))]
     except Mismatch as error:
         return [_row(case, settings, OURS, error=f"not measured, since {error}")]
-    except Exception as error:  # noqa: BLE001 - one case must not end a run of hours; the exit status tells
+    except Exception as error:  # one case must not end a run of hours; the exit status tells
         return [_row(case, settings, OURS, error=f"{type(error).__name__}: {error}")]
 
 
 def _measured(case: Case, ground: Field, settings: Settings, constants: Constants | None) -> list[Row]:
-    times = timing.interleave(ground.contenders, ground.sample, settings.device, rounds=settings.repeats,
-                              budget=settings.budget(case), at_least=settings.fewest)
+    times = timing.interleave(
+        ground.contenders,
+        ground.sample,
+        settings.device,
+        rounds=settings.repeats,
+        budget=settings.budget(case),
+        at_least=settings.fewest,
+    )
     floor = times[FLOOR]
     against_itself = timing.tax(times[FLOOR_AGAIN]["step"], floor["step"])
     width = (against_itself.high - against_itself.low) / 2
@@ -180,7 +209,15 @@ def _measured(case: Case, ground: Field, settings: Settings, constants: Constant
     rows = []
     for contender in ground.contenders:
         name = contender.name
-        row = _row(case, settings, name, rounds=len(floor["step"]), noise_points=noise, noisy=noise > timing.NOISY, note=contender.note or None)
+        row = _row(
+            case,
+            settings,
+            name,
+            rounds=len(floor["step"]),
+            noise_points=noise,
+            noisy=noise > timing.NOISY,
+            note=contender.note or None,
+        )
         _put_times(row, times, name)
         _put_memory(row, kept[name], kept[FLOOR], contender)
         if name in ground.agreement:
@@ -202,7 +239,12 @@ def _put_times(row: Row, times: timing.Times, name: str) -> None:
         setattr(row, f"{phase}_median_ms", 1e3 * float(np.median(values)))
         if name != FLOOR:
             found = timing.tax(values, times[FLOOR][phase])
-            for key, value in (("min", found.minimum), ("median", found.median), ("low", found.low), ("high", found.high)):
+            for key, value in (
+                ("min", found.minimum),
+                ("median", found.median),
+                ("low", found.low),
+                ("high", found.high),
+            ):
                 setattr(row, f"{phase}_tax_{key}", value)
     for other, key in ((PLAIN, "step_over_plain"), (PEER, "step_over_peft")):
         if other in times and name not in (other, FLOOR, FLOOR_AGAIN):
@@ -215,7 +257,9 @@ def _put_memory(row: Row, kept: memory.Memory, floor: memory.Memory, contender: 
     row.saved_agree, row.peak_bytes, row.trainable = kept.agree, kept.peak, contender.trainable
 
 
-def _bounds(case: Case, ground: Field, constants: Constants | None, settings: Settings) -> tuple[float | None, float | None]:
+def _bounds(
+    case: Case, ground: Field, constants: Constants | None, settings: Settings
+) -> tuple[float | None, float | None]:
     """(seconds the floor needs, seconds the method must add) by the cost model; of a model only the latter is known."""
     if constants is None or case.dtype not in constants.gemm:
         return None, None
@@ -232,7 +276,9 @@ def _bounds(case: Case, ground: Field, constants: Constants | None, settings: Se
         total += work
     own = None
     if not case.model:
-        own = roofline.floor(roofline.Site(tokens, case.d_in, case.d_out, e), case.variant.kind == "linear").seconds(constants, case.dtype)
+        own = roofline.floor(roofline.Site(tokens, case.d_in, case.d_out, e), case.variant.kind == "linear").seconds(
+            constants, case.dtype
+        )
     return own, total.seconds(constants, case.dtype)
 
 
@@ -245,4 +291,3 @@ def _put_roofline(row: Row, bounds: tuple[float | None, float | None], times: ti
         extra = median[name] - median[FLOOR]
         row.bound_ms, row.added_ms = 1e3 * added, 1e3 * extra
         row.roofline = added / extra if extra > 0 else None
-

@@ -16,8 +16,8 @@ Rows = dict[tuple[str, str], dict[str, Any]]  # (id, contender) -> row
 
 @dataclass(frozen=True)
 class Target:
-    """One figure to reach. `peft`: HF PEFT's when the target was set (Xeon with AMX); `measure`: what is read from our row,
-    and from HF PEFT's (or the plain module's) for the column beside it."""
+    """One figure to reach. `peft`: HF PEFT's when the target was set (Xeon with AMX); `measure`: what is read from
+    our row, and from HF PEFT's (or the plain module's) for the column beside it."""
 
     line: str
     case: Case
@@ -73,9 +73,21 @@ def targets() -> list[Target]:
         Target(nine, _layer(ring, 4096, 4096, bf16, tokens=1024), 3.56, 0.20),
         Target(ten, _layer("ia3", 768, 768), 0.15, 0.05),
         Target(ten, _layer("ia3", 768, 768, bf16), 0.38, 0.15),
-        Target("bottleneck r = 48 against the plain PyTorch module (time)", _layer("bottleneck", 768, 768), 1.0, 0.6, "step_over_plain", PLAIN),
-        Target("saved for backward beyond the floor and x, LoRA 768x768 fp32 p = 0.1 (MiB)", _layer(lora, 768, 768, p=DROPOUT),
-               2048 * (768 * 5 + 8 * 4) / 2**20, 2048 * (768 / 8 + 8 * 4) / 2**20, "saved_added_bytes"),
+        Target(
+            "bottleneck r = 48 against the plain PyTorch module (time)",
+            _layer("bottleneck", 768, 768),
+            1.0,
+            0.6,
+            "step_over_plain",
+            PLAIN,
+        ),
+        Target(
+            "saved for backward beyond the floor and x, LoRA 768x768 fp32 p = 0.1 (MiB)",
+            _layer(lora, 768, 768, p=DROPOUT),
+            2048 * (768 * 5 + 8 * 4) / 2**20,
+            2048 * (768 / 8 + 8 * 4) / 2**20,
+            "saved_added_bytes",
+        ),
     ]
 
 
@@ -98,8 +110,8 @@ def _show(value: float | None, target: Target) -> str:
 
 
 def goal(target: Target, peft_now: float | None, amx: bool) -> float | None:
-    """The target on this machine: the bfloat16 rows were set for a processor with AMX; on another one they are a quarter of
-    HF PEFT's tax in the same run."""
+    """The target on this machine: the bfloat16 rows were set for a processor with AMX; on another one they are a
+    quarter of HF PEFT's tax in the same run."""
     if target.is_tax and target.case.dtype == "bfloat16" and not amx:
         return None if peft_now is None else peft_now / 4
     return target.target
@@ -129,6 +141,12 @@ def table(rows: list[dict[str, Any]], amx: bool) -> list[Line]:
         if ours is not None:
             measured.add(target.line)
         reached = None if ours is None or aim is None else ours <= aim
-        lines.setdefault(target.line, []).append((_show(peft, target), _show(aim, target), _show(ours, target), reached))
+        lines.setdefault(target.line, []).append(
+            (_show(peft, target), _show(aim, target), _show(ours, target), reached)
+        )
     join: Callable[[Any], str] = " / ".join
-    return [Line(line, *(join(p[i] for p in parts) for i in range(3)), [p[3] for p in parts]) for line, parts in lines.items() if line in measured]
+    return [
+        Line(line, *(join(p[i] for p in parts) for i in range(3)), [p[3] for p in parts])
+        for line, parts in lines.items()
+        if line in measured
+    ]

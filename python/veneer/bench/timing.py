@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import contextlib
 import gc
+import itertools
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -22,8 +23,8 @@ Times = dict[str, dict[str, np.ndarray]]  # contender -> phase -> seconds, one f
 
 
 def orders(n: int) -> list[list[int]]:
-    """Rotations of a Williams design: over all of them each contender runs at each place, and after each other contender,
-    equally often, so that what one leaves in the caches is everybody's."""
+    """Rotations of a Williams design: over all of them each contender runs at each place, and after each other
+    contender, equally often, so that what one leaves in the caches is everybody's."""
     base = [0]
     for i in range(1, n):
         base.append(n - (i + 1) // 2 if i % 2 else i // 2)
@@ -56,7 +57,7 @@ class _HostClock:
 
     @staticmethod
     def seconds(marks: list[float]) -> list[float]:
-        return [b - a for a, b in zip(marks, marks[1:], strict=False)]
+        return [b - a for a, b in itertools.pairwise(marks)]
 
 
 class _CudaClock:
@@ -78,11 +79,20 @@ class _CudaClock:
     @staticmethod
     def seconds(marks: list[torch.cuda.Event]) -> list[float]:
         marks[-1].synchronize()
-        return [a.elapsed_time(b) / 1e3 for a, b in zip(marks, marks[1:], strict=False)]
+        return [a.elapsed_time(b) / 1e3 for a, b in itertools.pairwise(marks)]
 
 
-def interleave(contenders: list[Contender], sample: Sample, device: torch.device, *, rounds: int | None = None, budget: float = 10.0,
-               warm_up: int = 3, at_least: int = 8, at_most: int = 80) -> Times:
+def interleave(
+    contenders: list[Contender],
+    sample: Sample,
+    device: torch.device,
+    *,
+    rounds: int | None = None,
+    budget: float = 10.0,
+    warm_up: int = 3,
+    at_least: int = 8,
+    at_most: int = 80,
+) -> Times:
     """Times all contenders in turn.
 
     Args:
@@ -134,8 +144,8 @@ def interleave(contenders: list[Contender], sample: Sample, device: torch.device
 
 @dataclass
 class Tax:
-    """Time of a contender over another's, minus one: from the minima, and from the ratios within each round (median, and
-    a 95 % interval of the median by bootstrap)."""
+    """Time of a contender over another's, minus one: from the minima, and from the ratios within each round (median,
+    and a 95 % interval of the median by bootstrap)."""
 
     minimum: float
     median: float

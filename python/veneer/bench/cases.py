@@ -211,7 +211,7 @@ def chosen(cases: list[Case], pattern: str | None) -> list[Case]:
     if not found:
         words = {part for case in cases for part in case.id.split("/")}
         raise ValueError(
-            f"[bench] --filter {pattern!r} matches none of {len(cases)} cases{suggestion(pattern, words)}; ids consist of "
+            f"[bench] --filter {pattern!r} matches none of {len(cases)} cases{suggestion(pattern, words)}; ids hold "
             f"{listed(sorted(words), most=40)}. See `veneer bench --list`"
         )
     return found

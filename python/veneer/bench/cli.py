@@ -107,7 +107,7 @@ def _run(args: argparse.Namespace) -> int:
         "rows": [],
     }
     out.print(report.provenance_line(data["provenance"]))
-    constants = machine.measure_constants(settings.device, args.quick)
+    constants = machine.measure_constants(settings.device, {case.dtype for case in cases}, args.quick)
     data["constants"] = constants.as_dict()
     out.print(report.constants_line(data["constants"]))
     try:

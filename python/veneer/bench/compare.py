@@ -184,7 +184,7 @@ def check_dropout(contender: Contender, floor: Contender, sample: Sample, p: flo
     expected = p / (1 - p) * (x.detach().to(wide).square() @ M.t().square()).sum().item()
     if not 0.8 <= got / expected <= 1.25:
         raise Mismatch(
-            f"{contender.name}: dropout changes the output by {got**0.5:.3g}, for p = {p} it should be {expected**0.5:.3g}"
+            f"{contender.name}: dropout changes the output by {got**0.5:.3g}, {expected**0.5:.3g} expected for p = {p}"
         )
     dropped.backward(delta.to(x.dtype))
     gradient = x.grad.to(wide)

@@ -88,7 +88,7 @@ def measure(contender: Contender, sample: Sample, device: torch.device) -> Memor
     packed: list[weakref.ref[_Kept]] = []
 
     def pack(tensor: Tensor) -> _Kept:
-        kept = _Kept(tensor)
+        kept = _Kept(tensor.detach())  # an output would hold its own node, and that this: never freed
         packed.append(weakref.ref(kept))
         return kept
 

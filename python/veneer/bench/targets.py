@@ -84,7 +84,7 @@ def targets() -> list[Target]:
         Target(
             "saved for backward beyond the floor and x, LoRA 768x768 fp32 p = 0.1 (MiB)",
             _layer(lora, 768, 768, p=DROPOUT),
-            2048 * (768 * 5 + 8 * 4) / 2**20,
+            2048 * (768 * 8 + 8 * 4) / 2**20,
             2048 * (768 / 8 + 8 * 4) / 2**20,
             "saved_added_bytes",
         ),

@@ -125,8 +125,6 @@ int main(int argc, char** argv) {
     const torch::Device device(device_name);
     if (smoke) base_epochs = epochs = 2;
     const Data data = smoke ? synthetic(device) : read_csv(csv, device);
-    std::filesystem::create_directories(out);
-
     if (base.empty()) {
       base = out + "/base.safetensors";
       DigitsNet net;

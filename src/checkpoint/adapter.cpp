@@ -3,7 +3,6 @@
 // An adapter's two files, HF PEFT's. Keys: base_model.model.<module path>.<spec key>, base_model.<spec key> for shared
 // tensors, base_model.model.<name> for modules trained in place; the adapter's name is in none of them.
 #include <algorithm>
-#include <filesystem>
 #include <fstream>
 #include <nlohmann/json.hpp>
 #include <set>
@@ -22,8 +21,8 @@ namespace {
 using nlohmann::json;
 using torch::nn::Module;
 
-constexpr const char* config_name = "adapter_config.json";
-constexpr const char* tensors_name = "adapter_model.safetensors";
+const std::string config_name = "/adapter_config.json";
+const std::string tensors_name = "/adapter_model.safetensors";
 const std::string model_prefix = "base_model.model.";
 const std::string shared_prefix = "base_model.";
 
@@ -103,13 +102,10 @@ void save_adapter(const Module& module, const std::string& directory, const std:
   config["inference_mode"] = true;  // as HF PEFT writes it
   const auto tensors = tensors_by_key(module, layers, parts);
 
-  std::error_code problem;
-  std::filesystem::create_directories(directory, problem);
-  VENEER_CHECK(!problem, "save_adapter", "cannot make the folder ", directory, ": ", problem.message());
-  const std::filesystem::path folder(directory);
-  NewFile tensors_file((folder / tensors_name).string());
+  make_folders(directory);
+  NewFile tensors_file(directory + tensors_name);
   write_safetensors(tensors_file, tensors, {{"format", "pt"}});
-  NewFile config_file((folder / config_name).string());
+  NewFile config_file(directory + config_name);
   const std::string text = config.dump(2) + "\n";
   config_file.write(text.data(), text.size());
   // Both are whole on disk before the first takes its place.
@@ -121,9 +117,8 @@ void save_adapter(const Module& module, const std::string& directory, const std:
 }
 
 Report load_adapter(Module& module, const std::string& directory, const std::string& adapter, bool trainable) {
-  const std::filesystem::path folder(directory);
-  const auto config = AdapterConfig::from_file(read_config((folder / config_name).string()));
-  const std::string path = (folder / tensors_name).string();
+  const auto config = AdapterConfig::from_file(read_config(directory + config_name));
+  const std::string path = directory + tensors_name;
   const SafetensorsFile file(path);
 
   json wanted = config.json();

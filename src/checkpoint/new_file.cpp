@@ -3,16 +3,31 @@
 #include "checkpoint/new_file.h"
 
 #include <fcntl.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cerrno>
 #include <cstdio>
 #include <cstring>
-#include <filesystem>
 
 #include "veneer/check.h"
 
 namespace veneer {
+
+std::string folder_of(const std::string& path) {
+  const size_t slash = path.rfind('/');
+  if (slash == std::string::npos) return ".";
+  return slash == 0 ? "/" : path.substr(0, slash);
+}
+
+void make_folders(const std::string& path) {
+  for (size_t end = path.find('/', 1);; end = path.find('/', end + 1)) {
+    const std::string folder = path.substr(0, end);
+    const bool made = mkdir(folder.c_str(), 0777) == 0 || errno == EEXIST;
+    VENEER_CHECK(made, "save", "cannot make the folder ", folder, ": ", std::strerror(errno));
+    if (end == std::string::npos) return;
+  }
+}
 
 NewFile::NewFile(std::string path)
     : path_(std::move(path)), temporary_(path_ + "." + std::to_string(getpid()) + ".tmp") {
@@ -51,8 +66,7 @@ void NewFile::commit() {
                std::strerror(errno));
   committed_ = true;
   // The rename itself must survive a crash too. Some file systems cannot sync a folder; the file is whole either way.
-  const auto parent = std::filesystem::path(path_).parent_path();
-  const int folder = open(parent.empty() ? "." : parent.c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
+  const int folder = open(folder_of(path_).c_str(), O_RDONLY | O_DIRECTORY | O_CLOEXEC);
   if (folder >= 0) {
     fsync(folder);
     close(folder);

@@ -7,6 +7,14 @@
 
 namespace veneer {
 
+// Paths are strings, folders are made by mkdir: libtorch exports the std::filesystem of the libstdc++ it was built with,
+// and calls meant for ours end up there (remove_all crashed).
+
+// Makes a folder and those above it, as far as they are missing.
+void make_folders(const std::string& path);
+// The folder of a file: "a/b" for "a/b/c", "." for "c".
+std::string folder_of(const std::string& path);
+
 // A file written beside its target and renamed over it once it is whole and on disk: whatever fails, the old file stays
 // as it was. Without commit() the new one is removed.
 class NewFile {

@@ -7,6 +7,7 @@
 #include <algorithm>
 
 #include "checkpoint/fill.h"
+#include "checkpoint/new_file.h"
 #include "layers/attach.h"
 #include "layers/walk.h"
 #include "veneer/check.h"
@@ -56,6 +57,7 @@ void save_weights(const torch::nn::Module& module, const std::string& path) {
   check_unmerged(module, "the base's weights are saved (or call merge_and_unload to save merged ones)");
   std::map<std::string, at::Tensor> tensors;
   for (const auto& [name, tensor] : base_tensors(module)) tensors.emplace(name, tensor);
+  make_folders(folder_of(path));
   write_safetensors(path, tensors);
 }
 

@@ -28,6 +28,17 @@ std::vector<std::pair<std::string, const Module*>> modules_of(const Module& modu
   return all;
 }
 
+// Last components and whole paths: what a user may have meant.
+std::vector<std::string> module_names(const Module& module) {
+  std::vector<std::string> names;
+  for (const auto& item : module.named_modules("", /*include_self=*/false)) {
+    for (const std::string& name : {item.key().substr(item.key().rfind('.') + 1), item.key()}) {
+      if (std::find(names.begin(), names.end(), name) == names.end()) names.push_back(name);
+    }
+  }
+  return names;
+}
+
 }  // namespace
 
 std::vector<FoundLayer> layers_of(const Module& module) {
@@ -89,43 +100,42 @@ std::vector<std::pair<std::string, torch::Tensor>> base_tensors(const Module& mo
 
 std::vector<std::string> kept_names(const Module& module, const nlohmann::json& config,
                                     const std::vector<FoundLayer>& layers, bool strict) {
-  const auto names = config.value("modules_to_save", nlohmann::json::array());
-  std::vector<std::string> kept;
-  const auto keep = [&](const std::string& name) {
-    if (std::find(kept.begin(), kept.end(), name) == kept.end()) kept.push_back(name);
-  };
-  std::vector<std::string> paths;
-  for (const auto& item : module.named_modules("", /*include_self=*/false)) paths.push_back(item.key());
-
-  for (const auto& name : names) {
+  const auto tensors = base_tensors(module);
+  std::unordered_set<std::string> kept;
+  for (const auto& item : config.value("modules_to_save", nlohmann::json::array())) {
+    const auto name = item.get<std::string>();
     bool matched = false;
-    for (const auto& path : paths) {
-      if (!path_matches(nlohmann::json::array({name}), path)) continue;
+    for (const auto& [path, one] : modules_of(module)) {
+      if (path.empty() || !path_matches(nlohmann::json::array({name}), path)) continue;
       matched = true;
       for (const auto& found : layers) {
-        const bool inside = found.path == path || found.path.rfind(path + ".", 0) == 0;
+        const bool inside = found.path == path || found.path.starts_with(path + ".");
         VENEER_CHECK(!inside, "modules_to_save", "`", found.path, "` would be both adapted and trained whole; expected ",
                      "it in target_modules or in modules_to_save, not in both");
       }
-      for (const auto& [tensor, value] : base_tensors(module)) {
-        if (tensor.rfind(path + ".", 0) == 0) keep(tensor);
+      for (const auto& [tensor, value] : tensors) {
+        if (tensor.starts_with(path + ".")) kept.insert(tensor);
       }
     }
-    VENEER_CHECK(matched || !strict, "modules_to_save", "`", name.get<std::string>(), "` matches no module",
-                 suggestion(name.get<std::string>(), paths));
+    VENEER_CHECK(matched || !strict, "modules_to_save", "`", name, "` matches no module",
+                 suggestion(name, module_names(module)));
   }
 
   const auto bias = config.value("bias", std::string("none"));  // "none", "all" or "<method>_only"
   if (bias == "all") {
-    for (const auto& [name, value] : base_tensors(module)) {
-      if (name == "bias" || name.ends_with(".bias")) keep(name);
+    for (const auto& [name, value] : tensors) {
+      if (name == "bias" || name.ends_with(".bias")) kept.insert(name);
     }
   } else if (bias != "none") {
     for (const auto& found : layers) {
-      if (found.layer->base_bias().defined()) keep(found.path + ".bias");
+      if (found.layer->base_bias().defined()) kept.insert(found.path + ".bias");
     }
   }
-  return kept;
+  std::vector<std::string> ordered;  // as the model has them
+  for (const auto& [name, value] : tensors) {
+    if (kept.count(name) > 0) ordered.push_back(name);
+  }
+  return ordered;
 }
 
 }  // namespace veneer

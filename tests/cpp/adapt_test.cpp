@@ -133,8 +133,8 @@ TEST(Adapt, SaysWhatMatchesNothing) {
                   "[exclude_modules] `sceond` matches no module; did you mean `second`?"));
   EXPECT_TRUE(has(adapt_error(LoraOptions().exclude_modules({"in"}), Targets{"in"}), "leaves no layer to adapt"));
   EXPECT_TRUE(has(adapt_error(LoraOptions().layers_to_transform({7}), Targets{"first"}), "leaves no layer to adapt"));
-  EXPECT_TRUE(has(adapt_error(LoraOptions().modules_to_save({"haed"}), Targets{"in"}),
-                  "[modules_to_save] `haed` matches no module; did you mean `head`?"));
+  EXPECT_TRUE(has(adapt_error(LoraOptions().modules_to_save({"hed"}), Targets{"in"}),
+                  "[modules_to_save] `hed` matches no module; did you mean `head`?"));
 }
 
 TEST(Adapt, SaysWhatCannotBeAdapted) {

@@ -1,12 +1,16 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // Base weights and adapter files: exact, strict, and whole after a failure.
+#include <sys/stat.h>
+#include <unistd.h>
+
+#include <algorithm>
+
 #include "support.h"
 
 namespace veneer::test {
 namespace {
 
-namespace fs = std::filesystem;
 using nlohmann::json;
 using Names = std::vector<std::string>;
 
@@ -237,7 +241,7 @@ TEST(AdapterFiles, SayWhatDoesNotFit) {
   EXPECT_TRUE(has(with({{"peft_type", nullptr}}), "expected a field peft_type"));
   write_file(folder / "adapter_config.json", "{");
   EXPECT_TRUE(has(error(), "is not a JSON object"));
-  fs::remove(folder / "adapter_config.json");
+  unlink((folder / "adapter_config.json").c_str());
   EXPECT_TRUE(has(error(), "cannot open " + (folder / "adapter_config.json")));
   write_file(folder / "adapter_config.json", good.dump());
   write_file(tensors_path, good_tensors.substr(0, good_tensors.size() / 2));
@@ -282,7 +286,7 @@ TEST(AdapterFiles, FailedSaveLeavesTheOldFiles) {
   const std::string before = read_file(folder / "a/adapter_model.safetensors");
   const std::string before_config = read_file(folder / "a/adapter_config.json");
   randomize(*net);
-  fs::create_directory((folder / "a/adapter_config.json.") + std::to_string(getpid()) + ".tmp");  // the second file fails
+  mkdir(((folder / "a/adapter_config.json.") + std::to_string(getpid()) + ".tmp").c_str(), 0777);  // the second file fails
   EXPECT_TRUE(has(error_of([&] { save_adapter(*net, folder / "a"); }), "cannot write "));
   EXPECT_EQ(read_file(folder / "a/adapter_model.safetensors"), before);
   EXPECT_EQ(read_file(folder / "a/adapter_config.json"), before_config);

@@ -24,7 +24,7 @@ TEST(Clone, SharedTensorsAreSharedAnew) {
   Net net;
   adapt(*net, VeraOptions(4), {"in", "first"});
   randomize(*net);
-  const auto shared = [](const Net& one, int part) {
+  const auto shared = [](Net one, int part) {
     const auto& layer = part < 0 ? one->in : one->block(static_cast<size_t>(part)).first;
     return layer->adapter("default")->tensors.at(2);
   };
@@ -56,7 +56,7 @@ TEST(Clone, ThreadsDoNotMix) {
   for (int i = 0; i < 4; ++i) {
     threads.emplace_back([&] {
       for (int j = 0; j < 20; ++j) {
-        const Net copy = copy_of(net);
+        Net copy = copy_of(net);
         const auto& a = copy->in->adapter("default")->tensors[2];
         if (!copy->block(1).first->adapter("default")->tensors[2].is_same(a)) ++wrong;
       }
@@ -69,7 +69,7 @@ TEST(Clone, ThreadsDoNotMix) {
 TEST(Clone, TrainsTheSameParameters) {
   Net net;
   adapt(*net, LoraOptions(2).modules_to_save({"head"}).bias("lora_only"), {"in"});
-  const Net copy = copy_of(net);
+  Net copy = copy_of(net);
   // LibTorch's own clone() has unfrozen the norms; they are frozen again before anybody asks what trains.
   EXPECT_TRUE(copy->block(0).norm->weight.requires_grad());
   EXPECT_EQ(trainable_names(copy), trainable_names(net));

@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "support.h"
 
+#include <ftw.h>
+#include <sys/stat.h>
 #include <unistd.h>
 
 #include <cmath>
@@ -10,8 +12,6 @@
 #include <sstream>
 
 namespace veneer::test {
-
-namespace fs = std::filesystem;
 
 const nlohmann::json& cases() {
   static const nlohmann::json table = [] {
@@ -96,12 +96,26 @@ testing::AssertionResult has(const std::string& text, const std::string& part) {
   return testing::AssertionFailure() << "\"" << text << "\" has no \"" << part << "\"";
 }
 
-TemporaryFolder::TemporaryFolder() {
-  std::string path = (fs::temp_directory_path() / "veneer_XXXXXX").string();
-  if (mkdtemp(path.data()) == nullptr) throw std::runtime_error("cannot make a temporary folder");
-  path_ = path;
+TemporaryFolder::TemporaryFolder() : path_("/tmp/veneer_XXXXXX") {
+  if (mkdtemp(path_.data()) == nullptr) throw std::runtime_error("cannot make a temporary folder");
 }
-TemporaryFolder::~TemporaryFolder() { fs::remove_all(path_); }
+
+TemporaryFolder::~TemporaryFolder() {
+  const auto remove_one = [](const char* path, const struct stat*, int, FTW*) { return remove(path); };
+  nftw(path_.c_str(), remove_one, 16, FTW_DEPTH | FTW_PHYS);
+}
+
+std::vector<std::string> files_under(const std::string& folder, const std::string& suffix) {
+  static std::vector<std::string> found;  // nftw hands its callback nothing of ours
+  found.clear();
+  const auto add = [](const char* path, const struct stat*, int type, FTW*) {
+    if (type == FTW_F) found.emplace_back(path);
+    return 0;
+  };
+  nftw(folder.c_str(), add, 16, FTW_PHYS);
+  std::erase_if(found, [&](const std::string& path) { return !path.ends_with(suffix); });
+  return found;
+}
 
 std::string read_file(const std::string& path) {
   std::ifstream file(path, std::ios::binary);
@@ -116,10 +130,14 @@ void write_file(const std::string& path, const std::string& text) {
   file.write(text.data(), static_cast<std::streamsize>(text.size()));
 }
 
-std::optional<fs::path> shared_data() {
-  if (const char* path = std::getenv("VENEER_SHARED_DATA")) return fs::path(path);
-  for (fs::path folder = fs::path(VENEER_TESTS_DIR); folder.has_relative_path(); folder = folder.parent_path()) {
-    if (fs::is_directory(folder / "shared" / "data")) return folder / "shared" / "data";
+std::optional<std::string> shared_data() {
+  if (const char* path = std::getenv("VENEER_SHARED_DATA")) return path;
+  std::string folder = VENEER_TESTS_DIR;
+  for (size_t slash = folder.rfind('/'); slash != std::string::npos; slash = folder.rfind('/')) {
+    folder.resize(slash);
+    const std::string data = folder + "/shared/data";
+    struct stat status {};
+    if (stat(data.c_str(), &status) == 0 && S_ISDIR(status.st_mode)) return data;
   }
   return std::nullopt;
 }

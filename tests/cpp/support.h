@@ -6,7 +6,6 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
-#include <filesystem>
 #include <nlohmann/json.hpp>
 #include <optional>
 #include <string>
@@ -36,7 +35,7 @@ struct NetImpl : torch::nn::Cloneable<NetImpl> {
   void reset() override;
   torch::Tensor forward(const torch::Tensor& x);  // [*, 12] -> [*, 3]
 
-  BlockImpl& block(size_t i) { return blocks->at<BlockImpl>(i); }
+  BlockImpl& block(size_t i) const { return *blocks->ptr<BlockImpl>(i); }
 
   Linear in{nullptr};
   torch::nn::ModuleList blocks{nullptr};
@@ -90,17 +89,19 @@ class TemporaryFolder {
   TemporaryFolder(const TemporaryFolder&) = delete;
   TemporaryFolder& operator=(const TemporaryFolder&) = delete;
   ~TemporaryFolder();
-  std::string operator/(const std::string& name) const { return (path_ / name).string(); }
+  std::string operator/(const std::string& name) const { return path_ + "/" + name; }
 
  private:
-  std::filesystem::path path_;
+  std::string path_;
 };
 
+// Not by std::filesystem: see src/checkpoint/new_file.h.
+std::vector<std::string> files_under(const std::string& folder, const std::string& suffix = "");
 std::string read_file(const std::string& path);
 void write_file(const std::string& path, const std::string& text);
 
 // The folder of real data files: $VENEER_SHARED_DATA, or shared/data in a folder above; none on other machines.
-std::optional<std::filesystem::path> shared_data();
+std::optional<std::string> shared_data();
 
 // One (row, options) of the table.
 struct Row {

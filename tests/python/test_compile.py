@@ -35,41 +35,50 @@ class Counting:
         return self.compile(module, inputs)
 
 
-def check(model, adapted, inputs, graphs=1):
+def dynamic(inputs):
+    """Inputs whose batch (and length) may vary: specialising to a size is then an error."""
+    for tensor in inputs.values():
+        for dim in range(1 if tensor.is_floating_point() else tensor.dim()):
+            torch._dynamo.mark_dynamic(tensor, dim)
+    return inputs
+
+
+def check(model, adapted, inputs):
     backend = Counting()
-    compiled = torch.compile(adapted, fullgraph=True, dynamic=True, backend=backend)
-    for given in inputs:
+    compiled = torch.compile(adapted, fullgraph=True, backend=backend)
+    for given in map(dynamic, inputs):
         got, expected = model.run(compiled, **given), model.run(adapted, **given)
         torch.testing.assert_close(got, expected, rtol=1e-5, atol=1e-5)
         assert_same(gradients(adapted, loss_of(got)), gradients(adapted, loss_of(expected)), rtol=1e-4, atol=1e-5)
-    assert backend.graphs == graphs
+    assert backend.graphs == 1
 
 
 @pytest.mark.parametrize("training", [True, False], ids=["train", "eval"])
 @pytest.mark.parametrize("row", EACH_ROW)
 def test_one_graph_serves_four_shapes(row, training):
     model = MODELS["mlp"]
-    adapted = scramble(adapt(model, row)).train(training)
+    fewer = {} if training or row.targets != "linear" else {"target_modules": ["first"]}  # tracing takes most of the time
+    adapted = scramble(adapt(model, row, **fewer)).train(training)
     check(model, adapted, [features(rows) for rows in (5, 2, 7, 11)])
 
 
-@pytest.mark.parametrize("row", [ROWS[name] for name in ("lora", "houlsby", "pfeiffer", "parallel")], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [ROWS[name] for name in ("lora", "parallel")], ids=lambda row: row.name)
 def test_one_graph_of_a_transformer(row):
     model = MODELS["bert"]
     adapted = scramble(adapt(model, row)).train()
     check(model, adapted, [tokens(rows, length) for rows, length in ((3, 7), (2, 5), (5, 9), (4, 11))])
 
 
-@pytest.mark.parametrize("row", [ROWS[name] for name in ("lora", "circulant", "dora", "vera", "houlsby")], ids=lambda row: row.name)
+@pytest.mark.parametrize("row", [ROWS[name] for name in ("lora", "dora", "houlsby")], ids=lambda row: row.name)
 def test_dropout_compiles_to_one_graph_and_follows_the_seed(row):
     model = MODELS["mlp"]
     adapted = scramble(adapt(model, row, **{row.dropout: 0.5})).train()
     backend = Counting()
-    compiled = torch.compile(adapted, fullgraph=True, dynamic=True, backend=backend)
+    compiled = torch.compile(adapted, fullgraph=True, backend=backend)
 
     def seeded(seed, rows):
         torch.manual_seed(seed)
-        return model.run(compiled, **features(rows))
+        return model.run(compiled, **dynamic(features(rows)))
 
     for rows in (5, 2, 7, 11):
         assert torch.equal(seeded(1, rows), seeded(1, rows))

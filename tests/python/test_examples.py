@@ -435,4 +435,5 @@ def test_trec_with_minilm(tmp_path):
     assert classify("minilm", tmp_path, tmp_path / "run", *more, method="surm") == 0
     metrics = json.loads((tmp_path / "run" / "metrics.json").read_text())
     assert metrics["trainable"] == 6 * 2 * (4 * 384 + 2 * 4 * 384) + 384 * 6 + 6
-    assert metrics["test"]["accuracy"] > 0.4  # the most frequent label: about 0.22
+    losses = [epoch["loss"] for epoch in metrics["history"]]
+    assert losses[1] < 0.9 * losses[0]  # too few questions for a claim about accuracy

@@ -188,7 +188,7 @@ def run_case(case: Case, settings: Settings, constants: Constants | None = None)
     except Mismatch as error:
         return [_row(case, settings, OURS, error=f"not measured, since {error}")]
     except Exception as error:  # one case must not end a run of hours; the exit status tells
-        return [_row(case, settings, OURS, error=f"{type(error).__name__}: {error}")]
+        return [_row(case, settings, OURS, error=f"{type(error).__name__}: {' '.join(str(error).split())[:400]}")]
 
 
 def _measured(case: Case, ground: Field, settings: Settings, constants: Constants | None) -> list[Row]:

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// One training step of a frozen layer, alone and with adapters: forward and backward, the loss a dot product. The floor is
-// the frozen layer's forward and input gradient; an adapter's tax is its time over the floor's, minus one. Run with
+// One training step of a frozen layer, alone and with adapters: forward and backward, the loss a dot product. The floor
+// is the frozen layer's forward and input gradient; an adapter's tax is its time over the floor's, minus one. Run with
 //   --benchmark_enable_random_interleaving=true --benchmark_repetitions=9 --benchmark_report_aggregates_only=true
 // so that all take turns, and compare medians.
 #include <benchmark/benchmark.h>

@@ -39,10 +39,12 @@ Data read_csv(const std::string& path, torch::Device device) {
   for (int number = 2; std::getline(file, line); ++number) {
     const auto row = fields(line);
     if (row.size() != header.size()) {
-      throw std::runtime_error(path + ":" + std::to_string(number) + ": expected " + std::to_string(header.size()) + " fields");
+      throw std::runtime_error(path + ":" + std::to_string(number) + ": expected " + std::to_string(header.size()) +
+                               " fields");
     }
     const std::string& split = row[column["split"]];
-    for (int64_t i = 0; i < pixels; ++i) images[split].push_back(std::stof(row[column["p" + std::to_string(i)]]) / 16.0F);
+    for (int64_t i = 0; i < pixels; ++i)
+      images[split].push_back(std::stof(row[column["p" + std::to_string(i)]]) / 16.0F);
     labels[split].push_back(std::stoll(row[column["label"]]));
   }
   Data data;

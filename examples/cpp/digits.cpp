@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Adapts a frozen transformer to new digits, without Python: a base model is trained on the digits 0-4 (or loaded), then
-// thin adapters teach it 5-9. Each adapter is saved as the two files that Python loads, loaded again, cloned and merged,
-// and the outputs are compared.
+// Adapts a frozen transformer to new digits, without Python: a base model is trained on the digits 0-4 (or loaded),
+// then thin adapters teach it 5-9. Each adapter is saved as the two files that Python loads, loaded again, cloned and
+// merged, and the outputs are compared.
 #include <CLI/CLI.hpp>
 
 #include <cstdio>
@@ -24,7 +24,8 @@ double train(DigitsNet& net, const Split& data, int epochs, double learning_rate
     loss_sum = 0;
     for (const torch::Tensor& rows : torch::randperm(data.size()).to(data.labels.device()).split(batch)) {
       optimizer.zero_grad();
-      const torch::Tensor loss = torch::cross_entropy_loss(net(data.images.index_select(0, rows)), data.labels.index_select(0, rows));
+      const torch::Tensor loss =
+          torch::cross_entropy_loss(net(data.images.index_select(0, rows)), data.labels.index_select(0, rows));
       loss.backward();
       optimizer.step();
       loss_sum += loss.item<double>() * static_cast<double>(rows.size(0));
@@ -62,13 +63,15 @@ struct Recipe {
 Recipe recipe(const std::string& method) {
   // The head is new too (it has never seen the digits 5-9): it is trained whole and saved with the adapter.
   const std::vector<std::string> whole{"head"};
-  if (method == "lora") return {veneer::LoraOptions(4).lora_dropout(0.1).modules_to_save(whole), {"query", "value", "fc1", "fc2"}};
-  if (method == "circulant") return {veneer::SurmOptions("circulant").modules_to_save(whole), {"query", "value", "fc1", "fc2"}};
+  if (method == "lora")
+    return {veneer::LoraOptions(4).lora_dropout(0.1).modules_to_save(whole), {"query", "value", "fc1", "fc2"}};
+  if (method == "circulant")
+    return {veneer::SurmOptions("circulant").modules_to_save(whole), {"query", "value", "fc1", "fc2"}};
   return {veneer::BottleneckOptions(4).modules_to_save(whole), {"site"}};
 }
 
-void adapt_to_new_digits(const std::string& method, const Data& data, const std::string& weights, const std::string& out,
-                         int epochs, torch::Device device) {
+void adapt_to_new_digits(const std::string& method, const Data& data, const std::string& weights,
+                         const std::string& out, int epochs, torch::Device device) {
   DigitsNet net = base_net(weights, device);
   const auto [config, targets] = recipe(method);
   const veneer::Report report = veneer::adapt(*net, config, targets);
@@ -104,14 +107,17 @@ void adapt_to_new_digits(const std::string& method, const Data& data, const std:
 
 int main(int argc, char** argv) {
   CLI::App app{"Adapts a small transformer to new digits with LoRA, circulant and bottleneck adapters."};
-  std::string csv = "build/quickstart/digits.csv", base, out = "build/digits", method = "all", load, device_name = "cpu";
+  std::string csv = "build/quickstart/digits.csv", base, out = "build/digits", method = "all", load,
+              device_name = "cpu";
   int base_epochs = 30, epochs = 15, seed = 0;
   bool smoke = false;
   app.add_option("--data", csv, "CSV of the digits, as `make quickstart` writes it")->capture_default_str();
   app.add_option("--base", base, "base weights (safetensors); without it they are trained on the digits 0-4");
   app.add_option("--method", method, "which adapters to train")
-      ->check(CLI::IsMember({"all", "none", "lora", "circulant", "bottleneck"}))->capture_default_str();
-  app.add_option("--load", load, "folder of an adapter, for instance one saved by Python: load it and print its accuracy");
+      ->check(CLI::IsMember({"all", "none", "lora", "circulant", "bottleneck"}))
+      ->capture_default_str();
+  app.add_option("--load", load,
+                 "folder of an adapter, for instance one saved by Python: load it and print its accuracy");
   app.add_option("--out", out, "folder to write to")->capture_default_str();
   app.add_option("--base-epochs", base_epochs, "epochs of the base")->capture_default_str();
   app.add_option("--epochs", epochs, "epochs of each adapter")->capture_default_str();

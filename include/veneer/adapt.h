@@ -42,7 +42,7 @@ struct Report {
   };
   std::string adapter;
   std::vector<Layer> layers;
-  std::vector<std::string> kept;  // the model's own parameters trained beside it (modules_to_save, biases)
+  std::vector<std::string> kept;   // the model's own parameters trained beside it (modules_to_save, biases)
   int64_t adapter_parameters = 0;  // trainable numbers of the adapter, shared ones counted once
   int64_t trainable = 0;           // of the whole model: what trainable_parameters holds
   int64_t total = 0;
@@ -67,8 +67,8 @@ void disable(torch::nn::Module& module);
 void enable(torch::nn::Module& module);
 void delete_adapter(torch::nn::Module& module, const std::string& adapter);
 
-// Puts the acting adapters into the weights, all layers or none. The base's own tensors are kept until unmerge puts them
-// back, bit for bit. While merged the model does not train, and adapters cannot be added, deleted or activated;
+// Puts the acting adapters into the weights, all layers or none. The base's own tensors are kept until unmerge puts
+// them back, bit for bit. While merged the model does not train, and adapters cannot be added, deleted or activated;
 // save_adapter works.
 void merge(torch::nn::Module& module);
 void unmerge(torch::nn::Module& module);

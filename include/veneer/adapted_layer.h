@@ -39,8 +39,9 @@ class SharedTensors {
 
   const std::vector<torch::Tensor>& tensors() const { return tensors_; }
   // The copy that all layers cloned in one clone() of a model share. clone() goes from layer to layer and tells nobody
-  // where it starts; but it visits each layer once, so a layer that comes again starts the next copy.
-  std::shared_ptr<SharedTensors> copy_for(const void* layer, const std::optional<torch::Device>& device);
+  // where it starts; but it visits each layer once, the adapter's first one before the others: that one, or a layer
+  // that comes again, starts the next copy.
+  std::shared_ptr<SharedTensors> copy_for(const void* layer, bool first, const std::optional<torch::Device>& device);
 
  private:
   struct Copy {
@@ -114,8 +115,8 @@ class AdaptedLayer : public torch::nn::Module {
   bool needs_freeze_ = false;
 };
 
-// Refuses parts that cannot act together on one layer: additive ones sum, diagonal scalings multiply, anything else acts
-// alone. `path` is for the message.
+// Refuses parts that cannot act together on one layer: additive ones sum, diagonal scalings multiply, anything else
+// acts alone. `path` is for the message.
 void check_composition(const std::vector<const LayerAdapter*>& parts, const std::string& path);
 
 // A copy of a tensor, on `device` if given.

@@ -57,8 +57,8 @@ struct SurmOptions {
 };
 
 struct Ia3Options {
-  operator AdapterConfig() const;                                    // NOLINT
-  TORCH_ARG(std::vector<std::string>, feedforward_modules) = {};     // those of the targets whose input is scaled
+  operator AdapterConfig() const;                                 // NOLINT
+  TORCH_ARG(std::vector<std::string>, feedforward_modules) = {};  // those of the targets whose input is scaled
   TORCH_ARG(bool, init_ia3_weights) = true;
   VENEER_COMMON_ARGS
 };
@@ -97,7 +97,7 @@ struct BottleneckOptions {
 struct AdditiveOptions {
   AdditiveOptions(std::string matrix = "low_rank") : matrix_(std::move(matrix)) {}  // NOLINT
   operator AdapterConfig() const;                                                   // NOLINT
-  TORCH_ARG(std::string, matrix);  // as in BottleneckOptions
+  TORCH_ARG(std::string, matrix);                                                   // as in BottleneckOptions
   TORCH_ARG(double, scaling) = 1;
   TORCH_ARG(double, dropout) = 0;
   TORCH_ARG(bool, use_dora) = false;
@@ -112,9 +112,9 @@ struct MethodOptions {
   explicit MethodOptions(std::string method, std::string options = "{}")
       : method_(std::move(method)), options_(std::move(options)) {}
   template <class Json>
-    requires requires(const Json& value) {
-      { value.dump() } -> std::convertible_to<std::string>;
-    }
+  requires requires(const Json& value) {
+    { value.dump() } -> std::convertible_to<std::string>;
+  }
   MethodOptions(std::string method, const Json& options) : MethodOptions(std::move(method), options.dump()) {}
   operator AdapterConfig() const;  // NOLINT
   TORCH_ARG(std::string, method);

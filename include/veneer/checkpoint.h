@@ -16,12 +16,13 @@ namespace veneer {
 // Base weights, before or after adapt. Strict: missing and unexpected names and wrong shapes are listed in the error. A
 // DoRA adapter that has not been trained yet starts anew from the loaded weights.
 void load_weights(torch::nn::Module& module, const std::string& path);
-// The base's own parameters and buffers, without adapters. Refused while merged: unmerge, or merge_and_unload. The file's
-// folder is made if need be.
+// The base's own parameters and buffers, without adapters. Refused while merged: unmerge, or merge_and_unload. The
+// file's folder is made if need be.
 void save_weights(const torch::nn::Module& module, const std::string& path);
 
 // Writes the two files of one adapter into a folder, which is made if need be.
-void save_adapter(const torch::nn::Module& module, const std::string& directory, const std::string& adapter = "default");
+void save_adapter(const torch::nn::Module& module, const std::string& directory,
+                  const std::string& adapter = "default");
 // Reads them as a new adapter. Strict: missing and unexpected keys and wrong shapes are listed in the error. The layers
 // are those that the file's target_modules name or, without them, those that its keys name. `trainable`: to train on.
 Report load_adapter(torch::nn::Module& module, const std::string& directory, const std::string& adapter = "default",

@@ -9,8 +9,8 @@
 
 namespace veneer {
 
-// torch::nn::Linear that can be adapted later: y = x W^T + b, W [out_features, in_features]. Parameters, their names and
-// their start are torch's. Not derived from torch::nn::LinearImpl, whose forward is not virtual.
+// torch::nn::Linear that can be adapted later: y = x W^T + b, W [out_features, in_features]. Parameters, their names
+// and their start are torch's. Not derived from torch::nn::LinearImpl, whose forward is not virtual.
 class LinearImpl : public AdaptedLayer {
  public:
   LinearImpl(int64_t in_features, int64_t out_features)

@@ -22,8 +22,8 @@ class SafetensorsFile {
     uint64_t end;
   };
 
-  // Maps the file and checks it: header length, JSON, names used once, types, shapes against spans, spans that cover the
-  // data exactly. ValueError says what is wrong where.
+  // Maps the file and checks it: header length, JSON, names used once, types, shapes against spans, spans that cover
+  // the data exactly. ValueError says what is wrong where.
   explicit SafetensorsFile(const std::string& path);
 
   const std::map<std::string, Entry>& entries() const { return entries_; }

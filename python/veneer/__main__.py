@@ -26,8 +26,10 @@ def main(argv: list[str] | None = None) -> int:
     from veneer.bench import cli  # light: nothing heavy is imported before a benchmark runs
 
     cli.add_arguments(bench)
-    for name, text in (("docs", "print the methods reference (docs/methods.md), made from the registry"),
-                       ("stubs", "print the type stub of veneer.config, made from the registry")):
+    for name, text in (
+        ("docs", "print the methods reference (docs/methods.md), made from the registry"),
+        ("stubs", "print the type stub of veneer.config, made from the registry"),
+    ):
         commands.add_parser(name, help=text).add_argument("--output", type=Path, help="write to a file instead")
     args = parser.parse_args(argv)
 

@@ -70,9 +70,13 @@ class Adapter:
     specs: list[Spec] = field(default_factory=list)  # of the own tensors
 
     def params(self) -> list[Tensor]:
-        return [getattr(holder, name) for holder, name in self.own] + [getattr(holder, name) for holder, name in self.shared]
+        return [getattr(holder, name) for holder, name in self.own] + [
+            getattr(holder, name) for holder, name in self.shared
+        ]
 
-    def forward(self, x: Tensor, y: Tensor | None, weight: Tensor | None, bias: Tensor | None, training: bool) -> Tensor:
+    def forward(
+        self, x: Tensor, y: Tensor | None, weight: Tensor | None, bias: Tensor | None, training: bool
+    ) -> Tensor:
         seed = None
         if training and self.method.traits.dropout > 0.0:
             # A tensor of torch's own generator: manual_seed, checkpointing and CUDA graphs work as with nn.Dropout.
@@ -90,8 +94,16 @@ class AdaptedLayer(nn.Module):
         adapters: name -> Adapter.
     """
 
-    def __init__(self, base_layer: nn.Module, path: str, wiring: str = "linear", *, size: int | None = None,
-                 argument: int = 0, read_by: str | None = None) -> None:
+    def __init__(
+        self,
+        base_layer: nn.Module,
+        path: str,
+        wiring: str = "linear",
+        *,
+        size: int | None = None,
+        argument: int = 0,
+        read_by: str | None = None,
+    ) -> None:
         super().__init__()
         self.base_layer = base_layer
         self.path = path
@@ -116,8 +128,13 @@ class AdaptedLayer(nn.Module):
         if self.wiring != "linear":
             return {"kind": "hidden", "d_in": self.size, "d_out": self.size, "has_weight": False, "has_bias": False}
         d_in, d_out = base.sizes(self.base_layer)
-        return {"kind": "linear", "d_in": d_in, "d_out": d_out, "has_weight": base.dense_weight(self.base_layer) is not None,
-                "has_bias": getattr(self.base_layer, "bias", None) is not None}
+        return {
+            "kind": "linear",
+            "d_in": d_in,
+            "d_out": d_out,
+            "has_weight": base.dense_weight(self.base_layer) is not None,
+            "has_bias": getattr(self.base_layer, "bias", None) is not None,
+        }
 
     def add(self, name: str, method: BoundMethod, shared: list[Slot], dtype: torch.dtype, device: torch.device) -> None:
         """Adds an adapter with fresh tensors; it is not yet active."""
@@ -154,9 +171,14 @@ class AdaptedLayer(nn.Module):
         here = [name for name in names if name in self.adapters]
         compositions = {self.adapters[name].method.traits.composition for name in here}
         if len(here) > 1 and (len(compositions) > 1 or compositions == {"exclusive"}):
-            kinds = listed(f"{name} ({self.adapters[name].method.name}, {self.adapters[name].method.traits.composition})" for name in here)
-            raise ValueError(f"[veneer] adapters cannot act together at {self.path}: {kinds}; additive ones sum, scalings "
-                             "multiply, and any other must be active alone")
+            kinds = listed(
+                f"{name} ({self.adapters[name].method.name}, {self.adapters[name].method.traits.composition})"
+                for name in here
+            )
+            raise ValueError(
+                f"[veneer] adapters cannot act together at {self.path}: {kinds}; additive ones sum, scalings "
+                "multiply, and any other must be active alone"
+            )
         self.active = here
         self._refresh()
 
@@ -174,8 +196,10 @@ class AdaptedLayer(nn.Module):
         running = self._running
         if not running:
             if self.merged_adapters and self.training and torch.is_grad_enabled():
-                raise RuntimeError(f"[veneer] {listed(self.merged_adapters)} is merged into {self.path}, where training would "
-                                   "not reach it: unmerge_adapter() first, or model.eval()")
+                raise RuntimeError(
+                    f"[veneer] {listed(self.merged_adapters)} is merged into {self.path}, where training would "
+                    "not reach it: unmerge_adapter() first, or model.eval()"
+                )
             return self.base_layer(*args, **kwargs)
         if self.wiring == "linear":
             return self._linear(running, *args, **kwargs)
@@ -253,7 +277,9 @@ class AdaptedLayer(nn.Module):
         return None
 
     @torch.no_grad()
-    def merge(self, names: list[str], keep_on: torch.device | str | None, safe: bool = False, keep: bool = True) -> None:
+    def merge(
+        self, names: list[str], keep_on: torch.device | str | None, safe: bool = False, keep: bool = True
+    ) -> None:
         """Writes the effective weight of `names` into the base. Keeps the old one (on `keep_on`; None: where it is) for
         `unmerge`; the caller has asked `merge_refusal`."""
         names = [name for name in names if name in self.adapters]
@@ -263,7 +289,9 @@ class AdaptedLayer(nn.Module):
         if safe:
             for name, tensor in merged.items():
                 if not tensor.isfinite().all():
-                    raise ValueError(f"[veneer] merging {listed(names)} into {self.path} gives a {name} with NaN or infinity")
+                    raise ValueError(
+                        f"[veneer] merging {listed(names)} into {self.path} gives a {name} with NaN or infinity"
+                    )
         for name, tensor in merged.items():
             target = getattr(self.base_layer, name)
             if keep:
@@ -291,8 +319,10 @@ class AdaptedLayer(nn.Module):
         elif self.read_by == "always" and method.traits.dropout > 0.0:
             problem = "there is no input to drop; set the dropout to 0"
         if problem:
-            raise ValueError(f"[veneer] {name} ({method.name}) cannot adapt {self.path}: {reader} reads its weight and never "
-                             f"calls it, and {problem}")
+            raise ValueError(
+                f"[veneer] {name} ({method.name}) cannot adapt {self.path}: {reader} reads its weight and never "
+                f"calls it, and {problem}"
+            )
 
     @property
     def weight(self) -> Tensor:
@@ -315,7 +345,9 @@ class AdaptedLayer(nn.Module):
             return super().__getattr__(name)
         except AttributeError:
             modules = self.__dict__.get("_modules", {})
-            if "base_layer" not in modules or name.startswith("__"):  # not the base's __deepcopy__: it would copy the base alone
+            if "base_layer" not in modules or name.startswith(
+                "__"
+            ):  # not the base's __deepcopy__: it would copy the base alone
                 raise
             return getattr(modules["base_layer"], name)  # what a model reads of its own layer
 

@@ -83,8 +83,11 @@ ARCHITECTURES = {
         key_value=("k", "v"),
         feedforward=(r"layer\.\d+\.DenseReluDense\.wo",),
         # Self-attention and feed-forward of the encoder and the decoder, not cross-attention.
-        houlsby=(At("output", r"block\.\d+\.layer\.0\.dropout"), At("output", r"encoder\.block\.\d+\.layer\.1\.dropout"),
-                 At("output", r"decoder\.block\.\d+\.layer\.2\.dropout")),
+        houlsby=(
+            At("output", r"block\.\d+\.layer\.0\.dropout"),
+            At("output", r"encoder\.block\.\d+\.layer\.1\.dropout"),
+            At("output", r"decoder\.block\.\d+\.layer\.2\.dropout"),
+        ),
         pfeiffer=(At("output", r"encoder\.block\.\d+\.layer\.1"), At("output", r"decoder\.block\.\d+\.layer\.2")),
         parallel=(At("parallel", r"block\.\d+\.layer\.\d+\.DenseReluDense"),),
     ),

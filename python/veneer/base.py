@@ -75,7 +75,7 @@ def fused_refusal(module: nn.Module) -> str | None:
 
 
 def weight_reader(parent: nn.Module | None, grandparents: list[nn.Module]) -> str | None:
-    """"always" or "eval" if a module above reads the weights below it instead of calling the layers."""
+    """ "always" or "eval" if a module above reads the weights below it instead of calling the layers."""
     if isinstance(parent, ALWAYS_READ):
         return "always"
     if any(isinstance(module, READ_IN_EVAL) for module in [parent, *grandparents]):

@@ -48,7 +48,9 @@ class PeftConfig:
             known = [task.value for task in TaskType]
             task = getattr(self.task_type, "value", self.task_type)
             if task not in known:
-                raise ValueError(f"[{type(self).__name__}] task_type must be one of: {', '.join(known)}; got {task}{suggestion(str(task), known)}")
+                raise ValueError(
+                    f"[{type(self).__name__}] task_type must be one of: {', '.join(known)}; got {task}{suggestion(str(task), known)}"
+                )
         for name in ("target_modules", "exclude_modules", "modules_to_save"):
             value = getattr(self, name)
             if isinstance(value, (set, tuple, frozenset)):
@@ -104,7 +106,9 @@ def as_config(config: Any) -> PeftConfig:
         values = config.to_dict()
         values["peft_type"] = getattr(config.peft_type, "value", config.peft_type)
         return from_foreign({k: getattr(v, "value", v) for k, v in values.items()})
-    raise TypeError(f"[veneer] expected a configuration ({listed(c.__name__ for c in CONFIG_CLASSES.values())}), got {type(config).__name__}")
+    raise TypeError(
+        f"[veneer] expected a configuration ({listed(c.__name__ for c in CONFIG_CLASSES.values())}), got {type(config).__name__}"
+    )
 
 
 def write_whole(path: Path, data: bytes) -> None:
@@ -135,7 +139,9 @@ def _init(self, **values: Any) -> None:
     known = self.__dataclass_fields__
     for name in values:
         if name not in known:
-            raise TypeError(f"[{type(self).__name__}] unknown field `{name}`; known: {listed(known, most=40)}{suggestion(name, known)}")
+            raise TypeError(
+                f"[{type(self).__name__}] unknown field `{name}`; known: {listed(known, most=40)}{suggestion(name, known)}"
+            )
     for name, field in known.items():
         default = field.default_factory() if field.default is dataclasses.MISSING else field.default
         setattr(self, name, values.get(name, default))
@@ -148,12 +154,18 @@ def _make(peft_type: str, entry: dict[str, Any], common: list[dict[str, Any]]) -
     for option in options:
         default = option["default"]
         mutable = isinstance(default, (dict, list))
-        spec = dataclasses.field(default_factory=lambda d=default: json.loads(json.dumps(d))) if mutable else dataclasses.field(default=default)
+        spec = (
+            dataclasses.field(default_factory=lambda d=default: json.loads(json.dumps(d)))
+            if mutable
+            else dataclasses.field(default=default)
+        )
         fields.append((option["name"], python_type(option), spec))
     rows = []
     for option in options:
         choices = f" One of: {', '.join(option['choices'])}." if option["choices"] else ""
-        rows.append(f"    {option['name']} ({python_type(option)}, default {option['default']!r}): {option['help']}.{choices}")
+        rows.append(
+            f"    {option['name']} ({python_type(option)}, default {option['default']!r}): {option['help']}.{choices}"
+        )
     doc = f"{entry['summary']}.\n\nFields:\n" + "\n".join(rows)
     namespace = {"peft_type": peft_type, "__doc__": doc, "__init__": _init, "__module__": __name__}
     return dataclasses.make_dataclass(entry["name"], fields, bases=(PeftConfig,), namespace=namespace, init=False)
@@ -166,4 +178,4 @@ def _make_all() -> dict[str, type[PeftConfig]]:
 
 CONFIG_CLASSES = _make_all()
 globals().update({cls.__name__: cls for cls in CONFIG_CLASSES.values()})
-__all__ = ["PeftConfig", "TaskType", *(cls.__name__ for cls in CONFIG_CLASSES.values())]  # noqa: PLE0604
+__all__ = ["PeftConfig", "TaskType", *(cls.__name__ for cls in CONFIG_CLASSES.values())]

@@ -50,7 +50,11 @@ def _path(layer: AdaptedLayer, name: str) -> tuple[str, str]:
     if layer.disabled:
         return "off", "adapters are disabled"
     if layer.merged_adapters:
-        return ("merged", "its update is in the base weight") if name in layer.merged_adapters else ("off", "another adapter is merged")
+        return (
+            ("merged", "its update is in the base weight")
+            if name in layer.merged_adapters
+            else ("off", "another adapter is merged")
+        )
     if name not in layer.active:
         return "off", "not active"
     if layer.wiring != "linear":
@@ -77,7 +81,11 @@ def explain(host: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Explanation
     for layer in layers:
         for name, adapter in layer.adapters.items():
             path, reason = _path(layer, name)
-            count = sum(p.numel() for holder, attribute in adapter.own if isinstance(p := getattr(holder, attribute), nn.Parameter))
+            count = sum(
+                p.numel()
+                for holder, attribute in adapter.own
+                if isinstance(p := getattr(holder, attribute), nn.Parameter)
+            )
             rows.append(Row(layer.path, name, adapter.method.name, count, path, reason, saved.get(id(layer))))
     return rows
 

@@ -38,7 +38,9 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, Tensor]:
             raise ValueError(f"[veneer] {folder / WEIGHTS_NAME} is damaged: {error}") from error
     if (folder / LEGACY_WEIGHTS_NAME).is_file():
         return torch.load(folder / LEGACY_WEIGHTS_NAME, map_location="cpu", weights_only=True)
-    raise FileNotFoundError(f"[veneer] expected {WEIGHTS_NAME} in {directory}, found {listed(sorted(p.name for p in folder.iterdir()))}")
+    raise FileNotFoundError(
+        f"[veneer] expected {WEIGHTS_NAME} in {directory}, found {listed(sorted(p.name for p in folder.iterdir()))}"
+    )
 
 
 def copy_strictly(source: Mapping[str, Tensor], into: Mapping[str, Tensor], what: str) -> None:
@@ -46,10 +48,16 @@ def copy_strictly(source: Mapping[str, Tensor], into: Mapping[str, Tensor], what
     before they do."""
     missing = sorted(into.keys() - source.keys())
     unexpected = sorted(source.keys() - into.keys())
-    shapes = [f"{key}: expected {list(into[key].shape)}, got {list(source[key].shape)}"
-              for key in sorted(into.keys() & source.keys()) if into[key].shape != source[key].shape]
-    problems = [f"{label}: {listed(items, most=8)}" for label, items in
-                (("missing", missing), ("unexpected", unexpected), ("other shapes", shapes)) if items]
+    shapes = [
+        f"{key}: expected {list(into[key].shape)}, got {list(source[key].shape)}"
+        for key in sorted(into.keys() & source.keys())
+        if into[key].shape != source[key].shape
+    ]
+    problems = [
+        f"{label}: {listed(items, most=8)}"
+        for label, items in (("missing", missing), ("unexpected", unexpected), ("other shapes", shapes))
+        if items
+    ]
     if problems:
         raise ValueError(f"[veneer] {what} does not fit the model; {'; '.join(problems)}")
     with torch.no_grad():

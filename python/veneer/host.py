@@ -30,7 +30,9 @@ class Host(nn.Module):
         self.active: list[str] = []
         self.disabled = False
         self._shared: dict[str, list[tuple[Spec, Slot]]] = {}  # adapter -> tensors shared by its layers
-        self._biases: dict[str, list[tuple[nn.Module, Tensor]]] = {}  # adapter -> trained biases' modules, original values
+        self._biases: dict[
+            str, list[tuple[nn.Module, Tensor]]
+        ] = {}  # adapter -> trained biases' modules, original values
         self._was_trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -56,8 +58,15 @@ class Host(nn.Module):
             raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before adding another")
         found = sites.find(self.model, config)
         layers = [self._layer_at(one, config) for one in found]
-        site_list = [{**layer.site(), "path": layer.path, "layer": block_index(layer.path), "role": layer.path.rpartition(".")[2]}
-                     for layer in layers]
+        site_list = [
+            {
+                **layer.site(),
+                "path": layer.path,
+                "layer": block_index(layer.path),
+                "role": layer.path.rpartition(".")[2],
+            }
+            for layer in layers
+        ]
         methods, shared_specs = bind(config.to_dict(), site_list)
         dtype, device = self._dtype_and_device(layers[0])
         wide = base.trained_dtype(dtype, autocast_adapter_dtype)
@@ -85,18 +94,33 @@ class Host(nn.Module):
     def _layer_at(self, found: sites.Found, config: PeftConfig) -> AdaptedLayer:
         place = found.place
         for wrapper in place.wrappers:
-            if isinstance(wrapper, AdaptedLayer) and (wrapper.wiring, wrapper.argument) == (found.wiring, found.argument):
+            if isinstance(wrapper, AdaptedLayer) and (wrapper.wiring, wrapper.argument) == (
+                found.wiring,
+                found.argument,
+            ):
                 return wrapper
         size = None
         if found.wiring != "linear":
-            size = getattr(config, "hidden_size", 0) or base.hidden_size(place.module, found.wiring == "input") or getattr(getattr(self.model, "config", None), "hidden_size", None)
+            size = (
+                getattr(config, "hidden_size", 0)
+                or base.hidden_size(place.module, found.wiring == "input")
+                or getattr(getattr(self.model, "config", None), "hidden_size", None)
+            )
             if not size:
-                raise ValueError(f"[{type(config).__name__}] the size of the hidden state at {place.path} ({type(place.module).__name__}) is "
-                                 "not known from the module or the model's config; give hidden_size")
+                raise ValueError(
+                    f"[{type(config).__name__}] the size of the hidden state at {place.path} ({type(place.module).__name__}) is "
+                    "not known from the module or the model's config; give hidden_size"
+                )
         # A linear layer is adapted innermost: the methods at its hidden state see its adapted output.
         inner = place.module if found.wiring == "linear" else place.parent._modules[place.name]
-        return AdaptedLayer(inner, place.path, found.wiring, size=size, argument=found.argument,
-                            read_by=base.weight_reader(place.parent, place.above))
+        return AdaptedLayer(
+            inner,
+            place.path,
+            found.wiring,
+            size=size,
+            argument=found.argument,
+            read_by=base.weight_reader(place.parent, place.above),
+        )
 
     @staticmethod
     def _put(place: sites.Place, layer: AdaptedLayer | SavedModule) -> None:
@@ -115,7 +139,9 @@ class Host(nn.Module):
             return torch.get_default_dtype(), torch.device("cpu")
         return tensors[0].dtype, tensors[0].device
 
-    def _add_shared(self, name: str, specs: list[dict[str, Any]], dtype: torch.dtype, device: torch.device) -> list[Slot]:
+    def _add_shared(
+        self, name: str, specs: list[dict[str, Any]], dtype: torch.dtype, device: torch.device
+    ) -> list[Slot]:
         if not specs:
             return []
         slots = []
@@ -127,7 +153,9 @@ class Host(nn.Module):
             holder = Tensors.at(self, path)
             holder.put(last, tensor, spec["trainable"])
             slots.append((holder, last))
-            self._shared[name].append((Spec(spec["name"], spec["shape"], spec["key"], spec["trainable"], spec["saved"]), (holder, last)))
+            self._shared[name].append(
+                (Spec(spec["name"], spec["shape"], spec["key"], spec["trainable"], spec["saved"]), (holder, last))
+            )
         return slots
 
     def _drop_tensors(self, name: str, layers: list[AdaptedLayer]) -> None:
@@ -175,29 +203,41 @@ class Host(nn.Module):
         if not isinstance(name, str) or not name or "." in name:
             raise ValueError(f"[veneer] an adapter's name must be a string without dots, got {name!r}")
         if name in self.peft_config:
-            raise ValueError(f"[veneer] there is an adapter `{name}` already; delete_adapter({name!r}) first, or choose another name")
+            raise ValueError(
+                f"[veneer] there is an adapter `{name}` already; delete_adapter({name!r}) first, or choose another name"
+            )
         if hasattr(nn.Module(), name):
             raise ValueError(f"[veneer] an adapter cannot be called `{name}`, which is an attribute of torch.nn.Module")
 
     def known(self, name: str) -> PeftConfig:
         """The configuration of an adapter; ValueError for an unknown one."""
         if name not in self.peft_config:
-            raise ValueError(f"[veneer] unknown adapter `{name}`; known: {listed(self.peft_config)}{suggestion(str(name), self.peft_config)}")
+            raise ValueError(
+                f"[veneer] unknown adapter `{name}`; known: {listed(self.peft_config)}{suggestion(str(name), self.peft_config)}"
+            )
         return self.peft_config[name]
 
     # Biases of the base ---------------------------------------------------------------------------------------------
 
     def _check_bias(self, config: PeftConfig) -> None:
         if self.peft_config and any(getattr(c, "bias", "none") != "none" for c in [config, *self.peft_config.values()]):
-            raise ValueError(f"[{type(config).__name__}] an adapter that trains biases of the base must be the only one on a model")
+            raise ValueError(
+                f"[{type(config).__name__}] an adapter that trains biases of the base must be the only one on a model"
+            )
 
     def _add_biases(self, name: str, config: PeftConfig, layers: list[AdaptedLayer]) -> None:
         option = getattr(config, "bias", "none")
         if option == "none":
             return
-        modules = [place.module for place in sites.places(self.model)] if option == "all" else [layer.base_layer for layer in layers]
+        modules = (
+            [place.module for place in sites.places(self.model)]
+            if option == "all"
+            else [layer.base_layer for layer in layers]
+        )
         # The original values are kept: they are the base when the adapter is disabled or unloaded.
-        self._biases[name] = [(m, m._parameters["bias"].detach().clone()) for m in modules if m._parameters.get("bias") is not None]
+        self._biases[name] = [
+            (m, m._parameters["bias"].detach().clone()) for m in modules if m._parameters.get("bias") is not None
+        ]
 
     def _swap_biases(self) -> None:
         with torch.no_grad():
@@ -226,7 +266,9 @@ class Host(nn.Module):
             raise ValueError(f"[veneer] an adapter can be active once; got {listed(names)}")
         merged = {m for layer in self.layers() for m in layer.merged_adapters}
         if merged and list(names) != self.active:
-            raise RuntimeError(f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before activating others")
+            raise RuntimeError(
+                f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before activating others"
+            )
         before = self.active
         try:
             for module in [*self.layers(), *self.saved()]:
@@ -250,9 +292,16 @@ class Host(nn.Module):
 
     def trained(self, name: str) -> list[nn.Parameter]:
         """The parameters that training an adapter changes."""
-        found = [getattr(h, n) for layer in self.layers() if name in layer.adapters for h, n in layer.adapters[name].own]
+        found = [
+            getattr(h, n) for layer in self.layers() if name in layer.adapters for h, n in layer.adapters[name].own
+        ]
         found += [getattr(holder, n) for _, (holder, n) in self._shared.get(name, [])]
-        found += [p for wrapper in self.saved() if name in wrapper.modules_to_save for p in wrapper.modules_to_save[name].parameters()]
+        found += [
+            p
+            for wrapper in self.saved()
+            if name in wrapper.modules_to_save
+            for p in wrapper.modules_to_save[name].parameters()
+        ]
         found += [module._parameters["bias"] for module, _ in self._biases.get(name, [])]
         return [p for p in found if isinstance(p, nn.Parameter)]
 
@@ -263,8 +312,14 @@ class Host(nn.Module):
 
     # Merging --------------------------------------------------------------------------------------------------------
 
-    def merge(self, names: list[str] | None, keep_on: torch.device | str | None, safe: bool, progress: Any = None,
-              keep: bool = True) -> None:
+    def merge(
+        self,
+        names: list[str] | None,
+        keep_on: torch.device | str | None,
+        safe: bool,
+        progress: Any = None,
+        keep: bool = True,
+    ) -> None:
         """Merges adapters (the active ones) into the base weights: all or nothing, where copies are kept."""
         names = list(self.active if names is None else names)
         for name in names:
@@ -275,7 +330,9 @@ class Host(nn.Module):
             if merged == set(names):
                 warnings.warn(f"[veneer] {listed(names)} is merged already", stacklevel=3)
                 return
-            raise RuntimeError(f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before merging {listed(names)}")
+            raise RuntimeError(
+                f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before merging {listed(names)}"
+            )
         active = self.active
         self.activate(names)  # refuses what cannot act together
         self.activate(active)
@@ -286,8 +343,10 @@ class Host(nn.Module):
             if here and refusal is None:
                 others = [path for path in owners[id(layer.base_layer.weight)] if path != layer.path]
                 if others:
-                    refusal = (f"the weight of {layer.path} is also that of {listed(others)}, which merging would change; untie "
-                               "them first")
+                    refusal = (
+                        f"the weight of {layer.path} is also that of {listed(others)}, which merging would change; untie "
+                        "them first"
+                    )
             if refusal:
                 raise ValueError(f"[veneer] cannot merge: {refusal}")
         done = []

@@ -142,7 +142,9 @@ class CoreMethod:
     own: list[Spec]
     traits: Traits
 
-    def start(self, weight: Tensor | None, shared: list[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:
+    def start(
+        self, weight: Tensor | None, shared: list[Tensor], dtype: torch.dtype, device: torch.device
+    ) -> list[Tensor]:
         """Fresh tensors, in the order of `own`."""
         return ops.initial_parameters(self.name, self.plan, weight, shared, dtype, device, BUILD)
 
@@ -178,7 +180,9 @@ class PythonMethod:
         known = {name for base in cls.__mro__[:-2] for name in vars(base).get("__annotations__", {})}
         for name in self.options:
             if name not in known:
-                raise ValueError(f"[{self.name}] unknown option `{name}`; known: {listed(sorted(known))}{suggestion(name, known)}")
+                raise ValueError(
+                    f"[{self.name}] unknown option `{name}`; known: {listed(sorted(known))}{suggestion(name, known)}"
+                )
         has_weight = cls.weight is not Method.weight
         self.traits = Traits(
             mergeable=has_weight and self.site["kind"] == "linear",
@@ -189,7 +193,9 @@ class PythonMethod:
         if not has_weight and cls.forward is Method.forward:
             raise TypeError(f"[{self.name}] expected a `weight` or a `forward`, got neither")
         if has_weight and cls.forward is Method.forward and not self.site["has_weight"]:
-            raise ValueError(f"[{self.name}] needs the base's dense weight, which cannot be reached at {self.site['path']}")
+            raise ValueError(
+                f"[{self.name}] needs the base's dense weight, which cannot be reached at {self.site['path']}"
+            )
         for name in self._initials():
             if "." in name:
                 raise ValueError(f"[{self.name}] a parameter's name must have no dots, got `{name}`")
@@ -210,8 +216,18 @@ class PythonMethod:
     def _named(self, params: list[Tensor]) -> dict[str, Tensor]:
         return {spec.name: tensor for spec, tensor in zip(self.own, params, strict=True)}
 
-    def start(self, weight: Tensor | None, shared: list[Tensor], dtype: torch.dtype, device: torch.device) -> list[Tensor]:  # noqa: ARG002
-        fills = {"constant": lambda t, i: t.fill_(i.a), "normal": lambda t, i: t.normal_(i.a, i.b), "uniform": lambda t, i: t.uniform_(i.a, i.b)}
+    def start(
+        self,
+        weight: Tensor | None,  # noqa: ARG002
+        shared: list[Tensor],  # noqa: ARG002
+        dtype: torch.dtype,
+        device: torch.device,
+    ) -> list[Tensor]:
+        fills = {
+            "constant": lambda t, i: t.fill_(i.a),
+            "normal": lambda t, i: t.normal_(i.a, i.b),
+            "uniform": lambda t, i: t.uniform_(i.a, i.b),
+        }
         tensors = []
         for initial in self._initials().values():
             if device.type == "meta":
@@ -245,11 +261,18 @@ def bind(config: dict[str, Any], sites: list[dict[str, Any]]) -> tuple[list[Boun
         known = [*json.loads(_core.registry())["methods"], *_methods]
         if config.get("method") not in known:
             name = config.get("method")
-            raise ValueError(f"[MethodConfig] unknown method `{name}`; known: {listed(known)}{suggestion(str(name), known)}")
+            raise ValueError(
+                f"[MethodConfig] unknown method `{name}`; known: {listed(known)}{suggestion(str(name), known)}"
+            )
     bound = json.loads(_core.bind_config(json.dumps(config), [json.dumps(site) for site in sites]))
     methods: list[BoundMethod] = []
     for site in bound["sites"]:
         own = [Spec(s["name"], s["shape"], s["key"], s["trainable"], s["saved"]) for s in site["own"]]
-        traits = Traits(**{key: site[key] for key in ("mergeable", "merge_refusal", "changes_input", "composition", "needs_weight", "dropout")})
+        traits = Traits(
+            **{
+                key: site[key]
+                for key in ("mergeable", "merge_refusal", "changes_input", "composition", "needs_weight", "dropout")
+            }
+        )
         methods.append(CoreMethod(site["method"], site["plan"], own, traits))
     return methods, bound["shared"]

@@ -39,7 +39,9 @@ def _parent() -> type[nn.Module]:
     return peft.PeftModel
 
 
-def get_peft_model(model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True) -> PeftModel:
+def get_peft_model(
+    model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True
+) -> PeftModel:
     """Freezes `model`, adapts it in place and returns it wrapped.
 
     Args:
@@ -57,7 +59,13 @@ def get_peft_model(model: nn.Module, peft_config: PeftConfig, adapter_name: str 
 class PeftModel(_parent()):  # type: ignore[misc]
     """A model with adapters. Forward, and every attribute not named here, is the base's."""
 
-    def __init__(self, model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True) -> None:
+    def __init__(
+        self,
+        model: nn.Module,
+        peft_config: PeftConfig,
+        adapter_name: str = "default",
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
         nn.Module.__init__(self)
         if isinstance(model, PeftModel):
             raise ValueError("[veneer] the model is adapted already; use add_adapter(name, config) for another adapter")
@@ -156,7 +164,12 @@ class PeftModel(_parent()):  # type: ignore[misc]
 
     # Merging --------------------------------------------------------------------------------------------------------
 
-    def merge_adapter(self, adapter_names: list[str] | None = None, safe_merge: bool = False, keep_on: torch.device | str | None = None) -> None:
+    def merge_adapter(
+        self,
+        adapter_names: list[str] | None = None,
+        safe_merge: bool = False,
+        keep_on: torch.device | str | None = None,
+    ) -> None:
         """Writes the active adapters (or `adapter_names`) into the base weights, all or nothing.
 
         Args:
@@ -173,7 +186,9 @@ class PeftModel(_parent()):  # type: ignore[misc]
         """Restores the weights from before `merge_adapter`, bit for bit."""
         self.base_model.unmerge()
 
-    def merge_and_unload(self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None) -> nn.Module:
+    def merge_and_unload(
+        self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
+    ) -> nn.Module:
         """The base model with plain layers and the adapters in its weights. Keeps no copies."""
         host = self.base_model
         progress = None
@@ -197,8 +212,13 @@ class PeftModel(_parent()):  # type: ignore[misc]
 
     # Files ----------------------------------------------------------------------------------------------------------
 
-    def save_pretrained(self, save_directory: str | os.PathLike, selected_adapters: list[str] | None = None,
-                        state_dict: dict[str, Tensor] | None = None, is_main_process: bool = True) -> None:
+    def save_pretrained(
+        self,
+        save_directory: str | os.PathLike,
+        selected_adapters: list[str] | None = None,
+        state_dict: dict[str, Tensor] | None = None,
+        is_main_process: bool = True,
+    ) -> None:
         """Writes each adapter's `adapter_config.json` and `adapter_model.safetensors`; one not called "default" goes into a
         sub-folder of its name. The files are HF PEFT's.
 
@@ -226,8 +246,15 @@ class PeftModel(_parent()):  # type: ignore[misc]
                 config.save_pretrained(folder, inference_mode=True)
 
     @classmethod
-    def from_pretrained(cls, model: nn.Module, model_id: str | os.PathLike, adapter_name: str = "default", is_trainable: bool = False,
-                        config: PeftConfig | None = None, autocast_adapter_dtype: bool = True) -> PeftModel:
+    def from_pretrained(
+        cls,
+        model: nn.Module,
+        model_id: str | os.PathLike,
+        adapter_name: str = "default",
+        is_trainable: bool = False,
+        config: PeftConfig | None = None,
+        autocast_adapter_dtype: bool = True,
+    ) -> PeftModel:
         """Adapts `model` with a saved adapter (ours or HF PEFT's). Strict: missing, unexpected and misshapen tensors are an
         error that lists them.
 
@@ -249,7 +276,13 @@ class PeftModel(_parent()):  # type: ignore[misc]
             raise
         return result
 
-    def load_adapter(self, model_id: str | os.PathLike, adapter_name: str, is_trainable: bool = False, autocast_adapter_dtype: bool = True) -> None:
+    def load_adapter(
+        self,
+        model_id: str | os.PathLike,
+        adapter_name: str,
+        is_trainable: bool = False,
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
         """Loads a saved adapter under a name: a new one is added (not activated), one that is there gets the file's tensors."""
         config = PeftConfig.from_pretrained(model_id)
         config.inference_mode = not is_trainable
@@ -279,7 +312,9 @@ class PeftModel(_parent()):  # type: ignore[misc]
     def print_trainable_parameters(self) -> None:
         """Prints `trainable params: 74,498 || all params: 22,787,714 || trainable%: 0.3269`."""
         trainable, total = self.get_nb_trainable_parameters()
-        print(f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / max(total, 1):.4f}")
+        print(
+            f"trainable params: {trainable:,d} || all params: {total:,d} || trainable%: {100 * trainable / max(total, 1):.4f}"
+        )
 
     def explain(self, *args: Any, **kwargs: Any) -> Explanation:
         """For every adapter on every layer: method, parameters, path and its reason. Given the model's inputs, one forward

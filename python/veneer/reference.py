@@ -43,17 +43,39 @@ def docs() -> str:
         "",
     ]
     for kind, entry in registry["configs"].items():
-        lines += [f"### {entry['name']}", "", f"{entry['summary']}. `peft_type`: `{kind}`.", "", *_table(entry["fields"], "field"), ""]
+        lines += [
+            f"### {entry['name']}",
+            "",
+            f"{entry['summary']}. `peft_type`: `{kind}`.",
+            "",
+            *_table(entry["fields"], "field"),
+            "",
+        ]
     lines += ["### Common fields", "", *_table(registry["common_fields"], "field"), ""]
     for title, key, intro in (
-        ("Methods", "methods", "How a frozen layer is changed. `MethodConfig(method=..., options={...})` reaches each by its name."),
-        ("Structured matrices", "matrices", "Families of d_out x d_in matrices: the update of a frozen weight "
-         "(`AdditiveConfig(matrix=...)`), under DoRA (`use_dora=True`), or the layers of a bottleneck adapter "
-         "(`BottleneckConfig(matrix=...)`)."),
+        (
+            "Methods",
+            "methods",
+            "How a frozen layer is changed. `MethodConfig(method=..., options={...})` reaches each by its name.",
+        ),
+        (
+            "Structured matrices",
+            "matrices",
+            "Families of d_out x d_in matrices: the update of a frozen weight "
+            "(`AdditiveConfig(matrix=...)`), under DoRA (`use_dora=True`), or the layers of a bottleneck adapter "
+            "(`BottleneckConfig(matrix=...)`).",
+        ),
     ):
         lines += [f"## {title}", "", intro, ""]
         for name, entry in registry[key].items():
-            lines += [f"### {name}", "", f"`{entry['summary']}`", "", f"- parameters: {entry['count']}", f"- source: {entry['source']}"]
+            lines += [
+                f"### {name}",
+                "",
+                f"`{entry['summary']}`",
+                "",
+                f"- parameters: {entry['count']}",
+                f"- source: {entry['source']}",
+            ]
             lines += [f"- sites: {', '.join(entry['sites'])}"] if "sites" in entry else []
             lines += ["", *_table(entry["options"], "option"), ""]
     return "\n".join(lines)
@@ -76,7 +98,10 @@ def stubs() -> str:
         "CONFIG_CLASSES: dict[str, type[PeftConfig]]",
         "",
         "class TaskType(str, enum.Enum):",
-        *(f'    {name} = "{name}"' for name in ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")),
+        *(
+            f'    {name} = "{name}"'
+            for name in ("SEQ_CLS", "SEQ_2_SEQ_LM", "CAUSAL_LM", "TOKEN_CLS", "QUESTION_ANS", "FEATURE_EXTRACTION")
+        ),
         "",
         "class PeftConfig:",
         "    peft_type: ClassVar[str]",
@@ -96,6 +121,8 @@ def stubs() -> str:
         lines += ["", f"class {entry['name']}(PeftConfig):"]
         lines += [f"    {o['name']}: {python_type(o)}" for o in entry["fields"]]
         lines += ["    def __init__(", "        self,", "        *,"]
-        lines += [f"        {o['name']}: {python_type(o)} = ..." + "," for o in [*entry["fields"], *registry["common_fields"]]]
+        lines += [
+            f"        {o['name']}: {python_type(o)} = ..." + "," for o in [*entry["fields"], *registry["common_fields"]]
+        ]
         lines += ["    ) -> None: ..."]
     return "\n".join(lines) + "\n"

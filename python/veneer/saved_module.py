@@ -35,8 +35,10 @@ class SavedModule(nn.Module):
         """Sets the adapters that act; at most one of them may have a copy here."""
         here = [name for name in names if name in self.modules_to_save]
         if len(here) > 1:
-            raise ValueError(f"[veneer] adapters {', '.join(here)} each have their own {self.path} (modules_to_save); only one of "
-                             "them can be active")
+            raise ValueError(
+                f"[veneer] adapters {', '.join(here)} each have their own {self.path} (modules_to_save); only one of "
+                "them can be active"
+            )
         self.active = here
 
     def disable(self, disabled: bool) -> None:

@@ -14,7 +14,7 @@ from torch import nn
 from veneer import base
 from veneer.adapted import WIRINGS, AdaptedLayer, Tensors
 from veneer.architectures import ARCHITECTURES
-from veneer.config import PeftConfig, TASK_HEADS
+from veneer.config import TASK_HEADS, PeftConfig
 from veneer.names import in_layers, listed, named, suggestion, tails
 from veneer.saved_module import SavedModule
 
@@ -76,7 +76,11 @@ def places(model: nn.Module) -> Iterator[Place]:
 
 def head_paths(model: nn.Module, config: PeftConfig) -> set[str]:
     """The output head: what "all-linear" leaves out."""
-    heads = {place.path for place in places(model) if named(TASK_HEADS.get(str(config.task_type), ["classifier", "score", "qa_outputs"]), place.path)}
+    heads = {
+        place.path
+        for place in places(model)
+        if named(TASK_HEADS.get(str(config.task_type), ["classifier", "score", "qa_outputs"]), place.path)
+    }
     output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
     return heads | {place.path for place in places(model) if output is not None and place.module is output}
 
@@ -111,8 +115,10 @@ def find(model: nn.Module, config: PeftConfig) -> list[Found]:
         found = _linear(model, config, targets)
     found = _restricted(model, config, found)
     if not found:
-        raise ValueError(f"[{type(config).__name__}] nothing is left to adapt: exclude_modules, layers_to_transform or "
-                         "modules_to_save take every matched module away")
+        raise ValueError(
+            f"[{type(config).__name__}] nothing is left to adapt: exclude_modules, layers_to_transform or "
+            "modules_to_save take every matched module away"
+        )
     return found
 
 
@@ -139,7 +145,11 @@ def _linear(model: nn.Module, config: PeftConfig, targets: list[str] | str) -> l
     linears = [place for place in all_places if base.is_linear(place.module)]
     if isinstance(targets, str) and targets.lower() == "all-linear":
         heads = head_paths(model, config)
-        return [Found(place) for place in linears if place.path not in heads and not any(place.path.startswith(h + ".") for h in heads)]
+        return [
+            Found(place)
+            for place in linears
+            if place.path not in heads and not any(place.path.startswith(h + ".") for h in heads)
+        ]
     if isinstance(targets, str):
         matched = [place for place in all_places if named(targets, place.path)]
         # A pattern such as encoder.* names containers too; only leaves with tensors of their own are meant.
@@ -154,8 +164,10 @@ def _linear(model: nn.Module, config: PeftConfig, targets: list[str] | str) -> l
     for place in matched:
         if not base.is_linear(place.module):
             below = [p.path for p in linears if p.path.startswith(place.path + ".")]
-            raise ValueError(f"[{type(config).__name__}] expected linear layers (Linear, Conv1D), got {place.path}, a "
-                             f"{type(place.module).__name__}" + (f"; below it: {listed(tails(below))}" if below else ""))
+            raise ValueError(
+                f"[{type(config).__name__}] expected linear layers (Linear, Conv1D), got {place.path}, a "
+                f"{type(place.module).__name__}" + (f"; below it: {listed(tails(below))}" if below else "")
+            )
     return [Found(place) for place in matched]
 
 
@@ -166,8 +178,10 @@ def _wired(model: nn.Module, config: PeftConfig, targets: dict[str, Any]) -> lis
         kind, _, argument = wiring.partition(":")
         if kind not in WIRINGS or kind == "linear" or (argument and not argument.isdigit()):
             known = [name for name in WIRINGS if name != "linear"]
-            raise ValueError(f"[{type(config).__name__}] a wiring must be one of: {', '.join(known)}, or input:N for the N-th "
-                             f"argument; got {wiring}{suggestion(kind, known)}")
+            raise ValueError(
+                f"[{type(config).__name__}] a wiring must be one of: {', '.join(known)}, or input:N for the N-th "
+                f"argument; got {wiring}{suggestion(kind, known)}"
+            )
         for one in [patterns] if isinstance(patterns, str) else patterns:
             pattern = one if isinstance(patterns, str) else [one]
             matched = [place for place in all_places if named(pattern, place.path)]
@@ -190,10 +204,13 @@ def _placed(model: nn.Module, config: PeftConfig, placement: str) -> list[Found]
             f"[{type(config).__name__}] placement={placement!r} is known for {listed(ARCHITECTURES)}; this model is "
             f"{kind or type(model).__name__}. Name the modules instead: target_modules={{wiring: [names]}}, where a wiring is "
             f"{'; '.join(f'{name}: {text}' for name, text in WIRINGS.items() if name != 'linear')}. For example "
-            f"target_modules={{'output': ['{tails(p.path for p in places(model))[-1] if list(places(model)) else 'fc'}']}}. Modules here: {example}")
+            f"target_modules={{'output': ['{tails(p.path for p in places(model))[-1] if list(places(model)) else 'fc'}']}}. Modules here: {example}"
+        )
     found = []
     for at in getattr(architecture, placement):
-        found += [Found(p, at.wiring, at.argument) for p in places(model) if re.fullmatch(rf"(.*\.)?{at.modules}", p.path)]
+        found += [
+            Found(p, at.wiring, at.argument) for p in places(model) if re.fullmatch(rf"(.*\.)?{at.modules}", p.path)
+        ]
     order = {place.path: i for i, place in enumerate(places(model))}
     return sorted(found, key=lambda one: order[one.place.path])
 
@@ -203,12 +220,17 @@ def default_targets(model: nn.Module, config: PeftConfig) -> dict[str, Any]:
     kind, architecture = _architecture(model)
     if architecture is None:
         linears = tails(p.path for p in places(model) if base.is_linear(p.module))
-        raise ValueError(f"[{type(config).__name__}] target_modules is needed: defaults are known for {listed(ARCHITECTURES)}; this "
-                         f"model is {kind or type(model).__name__}. Its linear layers: {listed(linears)}; or \"all-linear\"")
+        raise ValueError(
+            f"[{type(config).__name__}] target_modules is needed: defaults are known for {listed(ARCHITECTURES)}; this "
+            f'model is {kind or type(model).__name__}. Its linear layers: {listed(linears)}; or "all-linear"'
+        )
     if hasattr(config, "feedforward_modules"):
         feedforward = "|".join(architecture.feedforward)
         outputs = "|".join(re.escape(name) for name in architecture.key_value)
-        return {"target_modules": rf"(.*\.)?({outputs}|{feedforward})", "feedforward_modules": rf"(.*\.)?({feedforward})"}
+        return {
+            "target_modules": rf"(.*\.)?({outputs}|{feedforward})",
+            "feedforward_modules": rf"(.*\.)?({feedforward})",
+        }
     return {"target_modules": list(architecture.query_value)}
 
 
@@ -218,5 +240,7 @@ def _default(model: nn.Module, config: PeftConfig) -> list[Found]:
 
 def _miss(config: PeftConfig, what: str, name: str, known: list[str]) -> ValueError:
     words = [*tails(known), *known]
-    return ValueError(f"[{type(config).__name__}] {what} names `{name}`, which matches no module{suggestion(name, words)}"
-                      f" (modules here: {listed(tails(known))})")
+    return ValueError(
+        f"[{type(config).__name__}] {what} names `{name}`, which matches no module{suggestion(name, words)}"
+        f" (modules here: {listed(tails(known))})"
+    )

@@ -21,8 +21,13 @@ namespace {
 using nlohmann::json;
 using torch::nn::Module;
 
-const std::string config_name = "/adapter_config.json";
-const std::string tensors_name = "/adapter_model.safetensors";
+const std::string config_name = "adapter_config.json";
+const std::string tensors_name = "adapter_model.safetensors";
+
+std::string in_folder(const std::string& folder, const std::string& name) {
+  return folder.empty() || folder.ends_with('/') ? folder + name : folder + "/" + name;
+}
+
 const std::string model_prefix = "base_model.model.";
 const std::string shared_prefix = "base_model.";
 
@@ -42,7 +47,8 @@ std::string kept_key(const std::string& name, const std::vector<FoundLayer>& lay
 }
 
 // Every tensor of one adapter by its key in the file; with `kept`, the model's own tensors that belong to it.
-Wanted tensors_by_key(const Module& module, const std::vector<FoundLayer>& layers, const std::vector<LayerAdapter>& parts) {
+Wanted tensors_by_key(const Module& module, const std::vector<FoundLayer>& layers,
+                      const std::vector<LayerAdapter>& parts) {
   Wanted tensors;
   for (size_t i = 0; i < parts.size(); ++i) {
     const auto& specs = parts[i].bound->specs;
@@ -55,7 +61,8 @@ Wanted tensors_by_key(const Module& module, const std::vector<FoundLayer>& layer
   }
   const auto& kept = parts.front().adapter->kept;
   for (const auto& [name, tensor] : base_tensors(module)) {
-    if (std::find(kept.begin(), kept.end(), name) != kept.end()) tensors.emplace(kept_key(name, layers), tensor.detach());
+    if (std::find(kept.begin(), kept.end(), name) != kept.end())
+      tensors.emplace(kept_key(name, layers), tensor.detach());
   }
   return tensors;
 }
@@ -103,9 +110,9 @@ void save_adapter(const Module& module, const std::string& directory, const std:
   const auto tensors = tensors_by_key(module, layers, parts);
 
   make_folders(directory);
-  NewFile tensors_file(directory + tensors_name);
+  NewFile tensors_file(in_folder(directory, tensors_name));
   write_safetensors(tensors_file, tensors, {{"format", "pt"}});
-  NewFile config_file(directory + config_name);
+  NewFile config_file(in_folder(directory, config_name));
   const std::string text = config.dump(2) + "\n";
   config_file.write(text.data(), text.size());
   // Both are whole on disk before the first takes its place.
@@ -117,8 +124,8 @@ void save_adapter(const Module& module, const std::string& directory, const std:
 }
 
 Report load_adapter(Module& module, const std::string& directory, const std::string& adapter, bool trainable) {
-  const auto config = AdapterConfig::from_file(read_config(directory + config_name));
-  const std::string path = directory + tensors_name;
+  const auto config = AdapterConfig::from_file(read_config(in_folder(directory, config_name)));
+  const std::string path = in_folder(directory, tensors_name);
   const SafetensorsFile file(path);
 
   json wanted = config.json();
@@ -133,7 +140,8 @@ Report load_adapter(Module& module, const std::string& directory, const std::str
   });
 
   settle(module);
-  Prepared prepared = prepare(module, {adapter, config, std::move(kept), trainable}, std::move(layers), /*start=*/false);
+  Prepared prepared =
+      prepare(module, {adapter, config, std::move(kept), trainable}, std::move(layers), /*start=*/false);
   fill("load_adapter", file, path, with_plain_keys(tensors_by_key(module, prepared.layers, prepared.parts), file));
   log_debug("loaded adapter `", adapter, "` from ", directory);
   return attach(module, std::move(prepared));

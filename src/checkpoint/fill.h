@@ -14,8 +14,8 @@ namespace veneer {
 using Wanted = std::map<std::string, at::Tensor>;
 
 // Copies the file's tensors into the wanted ones, converting between floating-point types. Before the first copy: every
-// key present, no other key in the file, equal shapes, no float for an integer or the other way round; else one error that
-// lists everything that is wrong.
+// key present, no other key in the file, equal shapes, no float for an integer or the other way round; else one error
+// that lists everything that is wrong.
 void fill(const char* owner, const SafetensorsFile& file, const std::string& path, const Wanted& wanted);
 
 }  // namespace veneer

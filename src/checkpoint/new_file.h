@@ -7,8 +7,8 @@
 
 namespace veneer {
 
-// Paths are strings, folders are made by mkdir: libtorch exports the std::filesystem of the libstdc++ it was built with,
-// and calls meant for ours end up there (remove_all crashed).
+// Paths are strings, folders are made by mkdir: libtorch exports the std::filesystem of the libstdc++ it was built
+// with, and calls meant for ours end up there (remove_all crashed).
 
 // Makes a folder and those above it, as far as they are missing.
 void make_folders(const std::string& path);

@@ -118,7 +118,8 @@ void SafetensorsFile::read_header() {
     }
     VENEER_CHECK(value.is_object(), "safetensors", path_, ": __metadata__ must be an object of strings");
     for (const auto& [key, text] : value.items()) {
-      VENEER_CHECK(text.is_string(), "safetensors", path_, ": __metadata__ `", key, "` must be a string, got ", text.dump());
+      VENEER_CHECK(text.is_string(), "safetensors", path_, ": __metadata__ `", key, "` must be a string, got ",
+                   text.dump());
       metadata_[key] = text.get<std::string>();
     }
   }
@@ -129,7 +130,8 @@ void SafetensorsFile::read_entry(const std::string& name, const void* opaque) {
   const auto where = [&] { return path_ + ": tensor `" + name + "`: "; };
   const bool complete = value.is_object() && value.size() == 3 && value.contains("dtype") && value.contains("shape") &&
                         value.contains("data_offsets");
-  VENEER_CHECK(complete, "safetensors", where(), "expected an object with dtype, shape and data_offsets, got ", value.dump());
+  VENEER_CHECK(complete, "safetensors", where(), "expected an object with dtype, shape and data_offsets, got ",
+               value.dump());
 
   const json& dtype = value["dtype"];
   const auto type = std::find_if(safetensors_types.begin(), safetensors_types.end(), [&](const SafetensorsType& known) {
@@ -162,13 +164,13 @@ void SafetensorsFile::read_entry(const std::string& name, const void* opaque) {
   if (empty) bytes = 0;
 
   const json& offsets = value["data_offsets"];
-  VENEER_CHECK(offsets.is_array() && offsets.size() == 2 && whole(offsets[0]) && whole(offsets[1]), "safetensors", where(),
-               "data_offsets must be two offsets, got ", offsets.dump());
+  VENEER_CHECK(offsets.is_array() && offsets.size() == 2 && whole(offsets[0]) && whole(offsets[1]), "safetensors",
+               where(), "data_offsets must be two offsets, got ", offsets.dump());
   entry.begin = offsets[0].get<uint64_t>();
   entry.end = offsets[1].get<uint64_t>();
   const uint64_t available = map_->size() - data_;
-  VENEER_CHECK(entry.begin <= entry.end && entry.end <= available, "safetensors", where(), "data_offsets ", offsets.dump(),
-               " must rise and lie within the data's ", available, " bytes");
+  VENEER_CHECK(entry.begin <= entry.end && entry.end <= available, "safetensors", where(), "data_offsets ",
+               offsets.dump(), " must rise and lie within the data's ", available, " bytes");
   VENEER_CHECK(entry.end - entry.begin == bytes, "safetensors", where(), "shape ", shape.dump(), " of ", type->name,
                " takes ", bytes, " bytes, but data_offsets ", offsets.dump(), " span ", entry.end - entry.begin);
   entries_.emplace(name, std::move(entry));
@@ -201,7 +203,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
   if (entry.begin == entry.end) return at::empty(entry.shape, options);
   char* data = map_->data() + data_ + entry.begin;
   if (entry.dtype == at::kBool) {
-    const bool valid = std::all_of(data, data + (entry.end - entry.begin), [](char byte) { return byte == 0 || byte == 1; });
+    const bool valid =
+        std::all_of(data, data + (entry.end - entry.begin), [](char byte) { return byte == 0 || byte == 1; });
     VENEER_CHECK(valid, "safetensors", path_, ": tensor `", name, "` has booleans other than 0 and 1");
   }
   if (reinterpret_cast<uintptr_t>(data) % c10::elementSize(entry.dtype) != 0) {
@@ -209,7 +212,8 @@ at::Tensor SafetensorsFile::tensor(const std::string& name) const {
     std::memcpy(copy.mutable_data_ptr(), data, entry.end - entry.begin);
     return copy;
   }
-  return at::from_blob(data, entry.shape, [map = map_](void*) {}, options);
+  return at::from_blob(
+      data, entry.shape, [map = map_](void*) {}, options);
 }
 
 }  // namespace veneer

@@ -15,8 +15,8 @@ namespace veneer {
 namespace {
 
 size_t type_index(const std::string& name, const at::Tensor& tensor) {
-  VENEER_CHECK(tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_meta(), "safetensors", "tensor `", name,
-               "` must be dense and have data");
+  VENEER_CHECK(tensor.defined() && tensor.layout() == at::kStrided && !tensor.is_meta(), "safetensors", "tensor `",
+               name, "` must be dense and have data");
   const auto type = std::find_if(safetensors_types.begin(), safetensors_types.end(),
                                  [&](const SafetensorsType& known) { return known.type == tensor.scalar_type(); });
   VENEER_CHECK(type != safetensors_types.end(), "safetensors", "tensor `", name, "` has type ", tensor.scalar_type(),

@@ -61,18 +61,19 @@ std::regex pattern_of(const std::string& text) {
   }
 }
 
-const RegisterConfig any_method{
-    {"METHOD",
-     "MethodConfig",
-     "Any registered method by its name",
-     {Option::any("method", "null", "name of the method", "str"), Option::any("options", "{}", "its options", "dict[str, Any]")},
-     "{}",
-     [](const Options& fields, const Site&) {
-       const json& method = fields.value("method");
-       VENEER_CHECK(method.is_string(), "MethodConfig", "method must be one of: ", join(method_names()), "; got ",
-                    method.dump());
-       return method_call(method.get<std::string>(), fields.value("options"));
-     }}};
+const RegisterConfig any_method{{"METHOD",
+                                 "MethodConfig",
+                                 "Any registered method by its name",
+                                 {Option::any("method", "null", "name of the method", "str"),
+                                  Option::any("options", "{}", "its options", "dict[str, Any]")},
+                                 "{}",
+                                 [](const Options& fields, const Site&) {
+                                   const json& method = fields.value("method");
+                                   VENEER_CHECK(method.is_string(), "MethodConfig",
+                                                "method must be one of: ", join(method_names()), "; got ",
+                                                method.dump());
+                                   return method_call(method.get<std::string>(), fields.value("options"));
+                                 }}};
 
 }  // namespace
 
@@ -91,19 +92,25 @@ const OptionTable& common_fields() {
       Option::any(
           "target_modules", "null",
           "modules to adapt: a list of names (a path equal to one or ending in .name), a regular expression for "
-          "the whole path, or \"all-linear\"; for hidden sites an object {wiring: names}", "list[str] | str | dict[str, list[str]] | None"),
-      Option::any("exclude_modules", "null", "modules not to adapt: a list of names or a regular expression", "list[str] | str | None"),
+          "the whole path, or \"all-linear\"; for hidden sites an object {wiring: names}",
+          "list[str] | str | dict[str, list[str]] | None"),
+      Option::any("exclude_modules", "null", "modules not to adapt: a list of names or a regular expression",
+                  "list[str] | str | None"),
       Option::any("modules_to_save", "null",
-                  "names of modules trained and saved whole beside the adapter, such as a new head", "list[str] | None"),
+                  "names of modules trained and saved whole beside the adapter, such as a new head",
+                  "list[str] | None"),
       Option::any("layers_to_transform", "null", "index or indices of the blocks to adapt", "list[int] | int | None"),
-      Option::any("layers_pattern", "null", "name or names of the block list that layers_to_transform counts in", "list[str] | str | None"),
+      Option::any("layers_pattern", "null", "name or names of the block list that layers_to_transform counts in",
+                  "list[str] | str | None"),
       Option::any("task_type", "null",
-                  "SEQ_CLS, TOKEN_CLS, QUESTION_ANS, CAUSAL_LM, SEQ_2_SEQ_LM or FEATURE_EXTRACTION", "TaskType | str | None"),
+                  "SEQ_CLS, TOKEN_CLS, QUESTION_ANS, CAUSAL_LM, SEQ_2_SEQ_LM or FEATURE_EXTRACTION",
+                  "TaskType | str | None"),
       Option::flag("inference_mode", false, "make no parameter trainable"),
       Option::flag("fan_in_fan_out", false, "the weights are stored [d_in, d_out]; found from the layer's type"),
       Option::any("base_model_name_or_path", "null", "where the base model came from", "str | None"),
       Option::any("revision", "null", "its revision", "str | None"),
-      Option::any("auto_mapping", "null", "class and library of a base model without a task type", "dict[str, Any] | None"),
+      Option::any("auto_mapping", "null", "class and library of a base model without a task type",
+                  "dict[str, Any] | None"),
       Option::any("peft_version", "null", "version of the library that wrote the file", "str | None")};
   return fields;
 }

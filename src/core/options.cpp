@@ -103,7 +103,8 @@ Option Option::matrix(std::string name, const std::string& fallback, std::string
 }
 
 Option Option::any(std::string name, std::string fallback, std::string help, std::string annotation) {
-  return {std::move(name), Type::any, std::move(fallback), std::move(help), -unbounded, unbounded, {}, std::move(annotation)};
+  return {std::move(name), Type::any, std::move(fallback),  std::move(help), -unbounded,
+          unbounded,       {},        std::move(annotation)};
 }
 
 OptionTable operator+(OptionTable a, const OptionTable& b) {

@@ -79,7 +79,8 @@ std::vector<std::string> active_adapters(const Module& module) {
   std::vector<std::string> names;
   for (const auto& found : layers_of(module)) {
     for (const auto& part : found.layer->adapters()) {
-      if (part.active && std::find(names.begin(), names.end(), part.name()) == names.end()) names.push_back(part.name());
+      if (part.active && std::find(names.begin(), names.end(), part.name()) == names.end())
+        names.push_back(part.name());
     }
   }
   return names;
@@ -135,7 +136,8 @@ void delete_adapter(Module& module, const std::string& adapter) {
 std::ostream& operator<<(std::ostream& stream, const Report& report) {
   std::ostringstream text;
   text << "adapter `" << report.adapter << "` on " << report.layers.size()
-       << (report.layers.size() == 1 ? " layer" : " layers") << (report.active ? "" : " (inactive: see set_active)") << "\n";
+       << (report.layers.size() == 1 ? " layer" : " layers") << (report.active ? "" : " (inactive: see set_active)")
+       << "\n";
   size_t width = 0;
   for (const auto& layer : report.layers) width = std::max(width, layer.path.size());
   for (const auto& layer : report.layers) {
@@ -143,7 +145,8 @@ std::ostream& operator<<(std::ostream& stream, const Report& report) {
          << layer.parameters << "\n";
   }
   if (!report.kept.empty()) text << "  trained in place: " << join(report.kept) << "\n";
-  const double share = report.total > 0 ? 100.0 * static_cast<double>(report.trainable) / static_cast<double>(report.total) : 0;
+  const double share =
+      report.total > 0 ? 100.0 * static_cast<double>(report.trainable) / static_cast<double>(report.total) : 0;
   text << "trainable parameters: " << report.trainable << " of " << report.total << " (" << std::fixed
        << std::setprecision(4) << share << " %)";
   return stream << text.str();

@@ -13,9 +13,7 @@
 namespace veneer {
 namespace {
 
-std::string parameter_name(const ParameterSpec& spec, const std::string& adapter) {
-  return spec.name + "__" + adapter;
-}
+std::string parameter_name(const ParameterSpec& spec, const std::string& adapter) { return spec.name + "__" + adapter; }
 
 // An int64 [1] on x's device, never read by the host: manual_seed decides it, and checkpointing can repeat it.
 torch::Tensor draw_seed(const torch::Tensor& x) {
@@ -40,11 +38,12 @@ torch::Tensor duplicate(const torch::Tensor& tensor, const std::optional<torch::
   return device && *device != detached.device() ? detached.to(*device) : detached.clone();
 }
 
-std::shared_ptr<SharedTensors> SharedTensors::copy_for(const void* layer, const std::optional<torch::Device>& device) {
+std::shared_ptr<SharedTensors> SharedTensors::copy_for(const void* layer, bool first,
+                                                       const std::optional<torch::Device>& device) {
   const std::lock_guard<std::mutex> lock(mutex_);
   Copy& copy = copies_[std::this_thread::get_id()];
   auto tensors = copy.tensors.lock();
-  if (tensors == nullptr || !copy.joined.insert(layer).second) {
+  if (first || tensors == nullptr || !copy.joined.insert(layer).second) {
     std::vector<torch::Tensor> copies;
     for (const auto& tensor : tensors_) {
       copies.push_back(duplicate(tensor, device).set_requires_grad(tensor.requires_grad()));
@@ -83,13 +82,15 @@ std::vector<const LayerAdapter*> AdaptedLayer::acting() const {
   return parts;
 }
 
-// Frozen tensors are registered as parameters without gradient, not as buffers: LibTorch cannot take a buffer away again.
+// Frozen tensors are registered as parameters without gradient, not as buffers: LibTorch cannot take a buffer away
+// again.
 void AdaptedLayer::register_part(LayerAdapter& part) {
   for (size_t i = 0; i < part.tensors.size(); ++i) {
     if (i >= part.bound->own && !part.registers_shared) break;
     const ParameterSpec& spec = part.bound->specs[i];
     const std::string name = parameter_name(spec, part.name());
-    part.tensors[i] = register_parameter(name, part.tensors[i], spec.trainable && part.active && part.adapter->trainable);
+    part.tensors[i] =
+        register_parameter(name, part.tensors[i], spec.trainable && part.active && part.adapter->trainable);
     registered_.insert(name);
   }
 }
@@ -129,9 +130,10 @@ void AdaptedLayer::copy_adapters(const AdaptedLayer& from, const std::optional<t
   registered_.clear();
   needs_freeze_ = !adapters_.empty();
   for (auto& part : adapters_) {
-    if (part.shared != nullptr) part.shared = part.shared->copy_for(&from, device);
+    if (part.shared != nullptr) part.shared = part.shared->copy_for(&from, part.registers_shared, device);
     for (size_t i = 0; i < part.tensors.size(); ++i) {
-      part.tensors[i] = i < part.bound->own ? duplicate(part.tensors[i], device) : part.shared->tensors()[i - part.bound->own];
+      part.tensors[i] =
+          i < part.bound->own ? duplicate(part.tensors[i], device) : part.shared->tensors()[i - part.bound->own];
     }
     register_part(part);
   }

@@ -66,8 +66,7 @@ SurmOptions::operator AdapterConfig() const {
 }
 
 Ia3Options::operator AdapterConfig() const {
-  return config("IA3", *this,
-                {{"feedforward_modules", feedforward_modules_}, {"init_ia3_weights", init_ia3_weights_}});
+  return config("IA3", *this, {{"feedforward_modules", feedforward_modules_}, {"init_ia3_weights", init_ia3_weights_}});
 }
 
 VeraOptions::operator AdapterConfig() const {

@@ -95,12 +95,10 @@ Prepared prepare(const Module& module, Adapter adapter, std::vector<FoundLayer> 
   const auto known = adapter_names(module);
   VENEER_CHECK(std::find(known.begin(), known.end(), name) == known.end(), "adapter", "`", name,
                "` exists already; expected another name, or delete_adapter first; known: ", join(known));
-  const bool hidden = std::any_of(layers.begin(), layers.end(), [](const FoundLayer& found) {
-    return found.layer->site().kind == SiteKind::hidden;
-  });
-  const bool linear = std::any_of(layers.begin(), layers.end(), [](const FoundLayer& found) {
-    return found.layer->site().kind == SiteKind::linear;
-  });
+  const bool hidden = std::any_of(layers.begin(), layers.end(),
+                                  [](const FoundLayer& found) { return found.layer->site().kind == SiteKind::hidden; });
+  const bool linear = std::any_of(layers.begin(), layers.end(),
+                                  [](const FoundLayer& found) { return found.layer->site().kind == SiteKind::linear; });
   VENEER_CHECK(!hidden || !linear, "adapt", "one adapter attaches to veneer::Linear layers or to veneer::HiddenSite ",
                "places, got both; make two adapters");
 
@@ -125,7 +123,8 @@ Prepared prepare(const Module& module, Adapter adapter, std::vector<FoundLayer> 
   const ParameterSpecs shared_specs(first.specs.begin() + static_cast<int64_t>(first.own), first.specs.end());
   std::shared_ptr<SharedTensors> shared;
   if (!shared_specs.empty()) {
-    shared = std::make_shared<SharedTensors>(initial_tensors(shared_specs, tensor_options(module, *layers.front().layer)));
+    shared =
+        std::make_shared<SharedTensors>(initial_tensors(shared_specs, tensor_options(module, *layers.front().layer)));
   }
 
   Prepared prepared{common, std::move(layers), {}};
@@ -138,7 +137,8 @@ Prepared prepare(const Module& module, Adapter adapter, std::vector<FoundLayer> 
     part.shared = shared;
     part.registers_shared = shared != nullptr && i == 0;
     const auto borrowed = shared ? shared->tensors() : std::vector<torch::Tensor>();
-    part.tensors = start ? initial_parameters(*bound[i], layer.base_weight(), options, borrowed) : blank(*bound[i], options);
+    part.tensors =
+        start ? initial_parameters(*bound[i], layer.base_weight(), options, borrowed) : blank(*bound[i], options);
     part.tensors.insert(part.tensors.end(), borrowed.begin(), borrowed.end());
     prepared.parts.push_back(std::move(part));
   }

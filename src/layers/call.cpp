@@ -21,11 +21,10 @@ OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? Option
 }  // namespace
 
 Tensor call_forward(const BoundMethod& bound, const Input& in, at::TensorList params) {
-  static const auto op =
-      c10::Dispatcher::singleton()
-          .findSchemaOrThrow("veneer::forward", "")
-          .typed<Tensor(Text, Text, const Tensor&, const OptionalTensor&, const OptionalTensor&, const OptionalTensor&,
-                        at::TensorList, const OptionalTensor&, Text)>();
+  static const auto op = c10::Dispatcher::singleton()
+                             .findSchemaOrThrow("veneer::forward", "")
+                             .typed<Tensor(Text, Text, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                           const OptionalTensor&, at::TensorList, const OptionalTensor&, Text)>();
   return op.call(bound.name, bound.plan, in.x, optional(in.y), optional(in.weight), optional(in.bias), params,
                  optional(in.seed), build());
 }

@@ -17,7 +17,8 @@ std::string explain(const torch::nn::Module& module) {
     std::string adapters;
     int64_t numbers = 0;
     for (const auto& part : layer->adapters()) {
-      adapters += (adapters.empty() ? "" : ", ") + part.name() + ": " + part.bound->name + (part.active ? "" : " (inactive)");
+      adapters +=
+          (adapters.empty() ? "" : ", ") + part.name() + ": " + part.bound->name + (part.active ? "" : " (inactive)");
       for (size_t i = 0; i < part.bound->own; ++i) {
         if (part.bound->specs[i].trainable) numbers += part.tensors[i].numel();
       }
@@ -30,7 +31,8 @@ std::string explain(const torch::nn::Module& module) {
   }
   std::ostringstream text;
   for (const auto& row : rows) {
-    for (size_t i = 0; i + 1 < row.size(); ++i) text << std::left << std::setw(static_cast<int>(widths[i]) + 2) << row[i];
+    for (size_t i = 0; i + 1 < row.size(); ++i)
+      text << std::left << std::setw(static_cast<int>(widths[i]) + 2) << row[i];
     text << row.back() << "\n";
   }
   return text.str();

@@ -111,7 +111,8 @@ std::string LinearImpl::route() const {
   if (parts.empty()) return "base: no active adapter";
   if (parts.size() == 1) return "one op, which runs the base's product itself";
   const bool scaling = parts.front()->bound->method->composition() == Method::Composition::scaling;
-  return c10::str(parts.size(), scaling ? " scalings around one base product" : " updates summed onto one base product");
+  return c10::str(parts.size(),
+                  scaling ? " scalings around one base product" : " updates summed onto one base product");
 }
 
 void LinearImpl::pretty_print(std::ostream& stream) const {

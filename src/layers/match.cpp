@@ -70,7 +70,8 @@ bool in_layers(const std::string& path, const json& config) {
 
 // Why a matched module cannot be adapted.
 [[noreturn]] void refuse(const std::string& path, const Module& module) {
-  VENEER_CHECK(!module.as<torch::nn::LinearImpl>(), "adapt", "`", path, "` is a torch::nn::Linear, whose forward cannot ",
+  VENEER_CHECK(!module.as<torch::nn::LinearImpl>(), "adapt", "`", path,
+               "` is a torch::nn::Linear, whose forward cannot ",
                "be changed; expected it declared as veneer::Linear, which takes its place");
   VENEER_CHECK(false, "adapt", "`", path, "` is a ", module.name(),
                "; expected a veneer::Linear, or a veneer::HiddenSite for methods of hidden states");

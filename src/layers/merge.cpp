@@ -36,7 +36,8 @@ std::vector<Merge> effective_weights(const Module& module) {
     VENEER_CHECK(at::isfinite(merges.back().effective.weight).all().item<bool>(), "merge", "the merged weight of `",
                  found.path, "` is not finite; the model is unchanged");
   }
-  VENEER_CHECK(!merges.empty(), "merge", "expected an active, enabled adapter, got none; known: ", join(adapter_names(module)));
+  VENEER_CHECK(!merges.empty(), "merge",
+               "expected an active, enabled adapter, got none; known: ", join(adapter_names(module)));
   return merges;
 }
 

@@ -24,7 +24,8 @@ std::string joined(const std::string& path, const std::string& name) { return pa
 // Every module with its path, the model itself first under "".
 std::vector<std::pair<std::string, const Module*>> modules_of(const Module& module) {
   std::vector<std::pair<std::string, const Module*>> all{{"", &module}};
-  for (const auto& item : module.named_modules("", /*include_self=*/false)) all.emplace_back(item.key(), item.value().get());
+  for (const auto& item : module.named_modules("", /*include_self=*/false))
+    all.emplace_back(item.key(), item.value().get());
   return all;
 }
 
@@ -73,7 +74,8 @@ Site site_of(const FoundLayer& found) {
   for (size_t begin = 0; begin < found.path.size();) {
     const size_t end = std::min(found.path.find('.', begin), found.path.size());
     const std::string part = found.path.substr(begin, end - begin);
-    if (!part.empty() && part.size() < 10 && std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; })) {
+    if (!part.empty() && part.size() < 10 &&
+        std::all_of(part.begin(), part.end(), [](char c) { return c >= '0' && c <= '9'; })) {
       site.layer = std::stoll(part);
       break;
     }
@@ -89,7 +91,8 @@ std::vector<std::pair<std::string, torch::Tensor>> base_tensors(const Module& mo
     const auto add = [&, path = path, one = one](const auto& items) {
       for (const auto& item : items) {
         if (!item.value().defined() || has_adapter_tensor(one, item.key())) continue;
-        if (seen.insert(item.value().unsafeGetTensorImpl()).second) all.emplace_back(joined(path, item.key()), item.value());
+        if (seen.insert(item.value().unsafeGetTensorImpl()).second)
+          all.emplace_back(joined(path, item.key()), item.value());
       }
     };
     add(one->named_parameters(/*recurse=*/false));
@@ -110,7 +113,8 @@ std::vector<std::string> kept_names(const Module& module, const nlohmann::json& 
       matched = true;
       for (const auto& found : layers) {
         const bool inside = found.path == path || found.path.starts_with(path + ".");
-        VENEER_CHECK(!inside, "modules_to_save", "`", found.path, "` would be both adapted and trained whole; expected ",
+        VENEER_CHECK(!inside, "modules_to_save", "`", found.path,
+                     "` would be both adapted and trained whole; expected ",
                      "it in target_modules or in modules_to_save, not in both");
       }
       for (const auto& [tensor, value] : tensors) {

@@ -77,7 +77,8 @@ class Additive final : public Method {
  private:
   at::Tensor norms(const at::Tensor& weight, const Params& params) const {
     const c10::NoGradGuard no_grad;
-    const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // its products would be 16-bit
+    const c10::impl::ExcludeDispatchKeyGuard no_autocast(
+        c10::autocast_dispatch_keyset);  // its products would be 16-bit
     return matrix_->row_norms(weight.detach(), params, scale_).clamp_min(smallest_norm);
   }
 

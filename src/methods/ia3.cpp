@@ -69,7 +69,8 @@ const RegisterConfig config{
      "IA3Config",
      "Trained rescaling of keys, values and feed-forward activations",
      {Option::any("feedforward_modules", "null",
-                  "those of target_modules whose input is scaled: names or a regular expression", "list[str] | str | None"),
+                  "those of target_modules whose input is scaled: names or a regular expression",
+                  "list[str] | str | None"),
       Option::flag("init_ia3_weights", true, "start at one; false starts at N(1, 0.02^2)")},
      "{}",
      [](const Options& fields, const Site& site) {

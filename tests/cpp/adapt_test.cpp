@@ -36,7 +36,8 @@ TEST(Adapt, MatchesByPeftsRules) {
   EXPECT_EQ(matched("all-linear", LoraOptions(2).exclude_modules({"second"})),
             (Paths{"in", "blocks.0.first", "blocks.1.first"}));
   EXPECT_EQ(matched({"first"}, LoraOptions(2).layers_to_transform({1})), Paths{"blocks.1.first"});
-  EXPECT_EQ(matched({"first"}, LoraOptions(2).layers_to_transform({0}).layers_pattern({"blocks"})), Paths{"blocks.0.first"});
+  EXPECT_EQ(matched({"first"}, LoraOptions(2).layers_to_transform({0}).layers_pattern({"blocks"})),
+            Paths{"blocks.0.first"});
   EXPECT_EQ(matched({"site"}, BottleneckOptions(2)), (Paths{"blocks.0.site", "blocks.1.site"}));
   EXPECT_EQ(matched(std::vector<std::string>{"in"}), Paths{"in"});
 }
@@ -102,7 +103,8 @@ TEST(Adapt, BiasOptions) {
   EXPECT_TRUE(adapt(*none, LoraOptions(2), {"in", "second"}).kept.empty());
   EXPECT_EQ(adapt(*only, LoraOptions(2).bias("lora_only"), {"in", "second"}).kept, Paths{"in.bias"});
   EXPECT_EQ(adapt(*all, LoraOptions(2).bias("all"), {"in"}).kept,
-            (Paths{"in.bias", "blocks.0.first.bias", "blocks.0.norm.bias", "blocks.1.first.bias", "blocks.1.norm.bias", "head.bias"}));
+            (Paths{"in.bias", "blocks.0.first.bias", "blocks.0.norm.bias", "blocks.1.first.bias", "blocks.1.norm.bias",
+                   "head.bias"}));
   EXPECT_TRUE(all->head->bias.requires_grad());
   EXPECT_FALSE(all->head->weight.requires_grad());
 }
@@ -125,7 +127,8 @@ TEST(Adapt, SaysWhatMatchesNothing) {
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"secnd"}),
                   "[target_modules] `secnd` matches no module; did you mean `second`?"));
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"in", "blocks.0.frist"}), "did you mean `blocks.0.first`?"));
-  EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"zzzzzzzz"}), "layers to adapt: in, first, blocks.0.first, second"));
+  EXPECT_TRUE(
+      has(adapt_error(LoraOptions(), Targets{"zzzzzzzz"}), "layers to adapt: in, first, blocks.0.first, second"));
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets("blok.*")), "`blok.*` matches no module"));
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets("(")), "expected a regular expression, got ("));
   EXPECT_TRUE(has(adapt_error(LoraOptions()), "expected target_modules, got none; layers to adapt: in, "));
@@ -138,15 +141,17 @@ TEST(Adapt, SaysWhatMatchesNothing) {
 }
 
 TEST(Adapt, SaysWhatCannotBeAdapted) {
-  EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"head"}),
-                  "`head` is a torch::nn::Linear, whose forward cannot be changed; expected it declared as veneer::Linear"));
+  EXPECT_TRUE(
+      has(adapt_error(LoraOptions(), Targets{"head"}),
+          "`head` is a torch::nn::Linear, whose forward cannot be changed; expected it declared as veneer::Linear"));
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"norm"}), "`blocks.0.norm` is a torch::nn::LayerNormImpl"));
   EXPECT_TRUE(has(adapt_error(BottleneckOptions(), Targets{"first"}),
                   "[bottleneck] works at sites: hidden; got a linear site at blocks.0.first"));
   EXPECT_TRUE(has(adapt_error(Ia3Options(), Targets{"site"}), "[ia3] works at sites: linear; got a hidden site"));
   EXPECT_TRUE(has(adapt_error(LoraOptions().use_dora(true), Targets{"site"}), "needs the base layer's dense weight"));
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"first", "site"}), "got both; make two adapters"));
-  EXPECT_TRUE(has(adapt_error(LoraOptions().modules_to_save({"blocks"}), Targets{"first"}), "both adapted and trained whole"));
+  EXPECT_TRUE(
+      has(adapt_error(LoraOptions().modules_to_save({"blocks"}), Targets{"first"}), "both adapted and trained whole"));
   EXPECT_TRUE(has(adapt_error(LoraOptions(), Targets{"in"}, "a.b"), "a name must not be empty nor hold a dot"));
   EXPECT_TRUE(has(adapt_error(SurmOptions(), Targets("all-linear"), ""), "a name must not be empty"));
 }
@@ -160,12 +165,14 @@ TEST(Adapt, ChecksOptions) {
   EXPECT_TRUE(has(error(AdditiveOptions("{oops")), "expected a JSON object, got {oops"));
   EXPECT_TRUE(has(error(MethodOptions("additive", "[]")), "expected a JSON object, got []"));
   EXPECT_TRUE(has(adapt_error(MethodOptions("aditive"), Targets{"in"}), "did you mean `additive`?"));
-  EXPECT_TRUE(has(adapt_error(MethodOptions("additive", R"({"dropuot": 0.1})"), Targets{"in"}), "did you mean `dropout`?"));
+  EXPECT_TRUE(
+      has(adapt_error(MethodOptions("additive", R"({"dropuot": 0.1})"), Targets{"in"}), "did you mean `dropout`?"));
 }
 
 TEST(Adapt, OptionsReachTheMethod) {
   Net net;
-  adapt(*net, LoraOptions(2).rank_pattern({{"in", 3}}).lora_alpha(6).alpha_pattern({{"blocks\\.0\\.first", 1.0}}), {"in", "first"});
+  adapt(*net, LoraOptions(2).rank_pattern({{"in", 3}}).lora_alpha(6).alpha_pattern({{"blocks\\.0\\.first", 1.0}}),
+        {"in", "first"});
   EXPECT_EQ(net->in->adapter("default")->tensors[0].size(0), 3);
   EXPECT_EQ(net->block(0).first->adapter("default")->tensors[0].size(0), 2);
   Net ia3;

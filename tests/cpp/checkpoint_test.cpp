@@ -75,7 +75,8 @@ TEST(Weights, StrictAndAllOrNothing) {
   write_safetensors(folder / "w", tensors);
   const torch::Tensor before = net->in->weight.detach().clone();
   const std::string error = error_of([&] { load_weights(*net, folder / "w"); });
-  EXPECT_TRUE(has(error, "[load_weights] " + (folder / "w") + " does not fit this model; missing: in.bias; unexpected: extra; "));
+  EXPECT_TRUE(has(
+      error, "[load_weights] " + (folder / "w") + " does not fit this model; missing: in.bias; unexpected: extra; "));
   EXPECT_TRUE(has(error, "head.weight (expected [3, 8], got [3, 9])"));
   EXPECT_TRUE(has(error, "head.bias (expected Float, got Long)"));
   EXPECT_TRUE(same(net->in->weight.detach(), before));
@@ -99,7 +100,8 @@ TEST(AdapterFiles, HavePeftsKeys) {
             (Names{"base_model.model.head.bias", "base_model.model.head.weight", "base_model.model.in.base_layer.bias",
                    "base_model.model.in.lora_A.weight", "base_model.model.in.lora_B.weight",
                    "base_model.model.in.lora_magnitude_vector"}));
-  EXPECT_EQ(SafetensorsFile(folder / "adapter_model.safetensors").metadata(), (std::map<std::string, std::string>{{"format", "pt"}}));
+  EXPECT_EQ(SafetensorsFile(folder / "adapter_model.safetensors").metadata(),
+            (std::map<std::string, std::string>{{"format", "pt"}}));
   const json written = config(folder);
   EXPECT_EQ(written["peft_type"], "LORA");
   EXPECT_EQ(written["r"], 2);
@@ -120,8 +122,10 @@ TEST(AdapterFiles, SharedTensorsOnceAndHiddenSitesByWiring) {
                    "base_model.vera_A", "base_model.vera_B"}));
   adapt(*bottleneck, BottleneckOptions(2), {"0.site"});
   save_adapter(*bottleneck, folder / "b");
-  EXPECT_EQ(json::parse(read_file(folder / "b/adapter_config.json"))["target_modules"], json({{"output", {"blocks.0.site"}}}));
-  EXPECT_EQ(keys(folder / "b/adapter_model.safetensors")[0].rfind("base_model.model.blocks.0.site.adapter_down.", 0), 0U);
+  EXPECT_EQ(json::parse(read_file(folder / "b/adapter_config.json"))["target_modules"],
+            json({{"output", {"blocks.0.site"}}}));
+  EXPECT_EQ(keys(folder / "b/adapter_model.safetensors")[0].rfind("base_model.model.blocks.0.site.adapter_down.", 0),
+            0U);
 }
 
 TEST(AdapterFiles, AllLinearIsWrittenAsPaths) {
@@ -171,13 +175,14 @@ TEST_P(RoundTrip, IsExact) {
     const torch::NoGradGuard no_grad;
     other->head->bias.add_(1);  // a head saved with the adapter comes from its file
   }
-  if (net->in->adapters().empty() || net->in->adapters()[0].adapter->kept.empty()) load_weights(*other, folder / "base");
+  if (net->in->adapters().empty() || net->in->adapters()[0].adapter->kept.empty())
+    load_weights(*other, folder / "base");
   const Report report = load_adapter(*other, folder / "out", "loaded");
   const torch::Tensor x = noise({4, 12}, at::kFloat);
   EXPECT_TRUE(same(other(x), net(x)));
   EXPECT_TRUE(trainable_parameters(*other).empty());
-  EXPECT_EQ(report.layers.size(), static_cast<size_t>(std::count_if(
-                                      report.layers.begin(), report.layers.end(), [](const auto& l) { return !l.path.empty(); })));
+  EXPECT_EQ(report.layers.size(), static_cast<size_t>(std::count_if(report.layers.begin(), report.layers.end(),
+                                                                    [](const auto& l) { return !l.path.empty(); })));
   // Saved again, it is the same adapter, byte for byte.
   save_adapter(*other, folder / "again", "loaded");
   for (const char* name : {"adapter_config.json", "adapter_model.safetensors"}) {
@@ -231,8 +236,10 @@ TEST(AdapterFiles, SayWhatDoesNotFit) {
     return error();
   };
   EXPECT_TRUE(has(with({{"target_modules", {"in"}}}), "unexpected: base_model.model.blocks.0.first.lora_A.weight, "));
-  EXPECT_TRUE(has(with({{"target_modules", {"in", "first", "second"}}}), "missing: base_model.model.blocks.0.second.lora_A.weight, "));
-  EXPECT_TRUE(has(with({{"r", 3}}), "wrong shape or type: base_model.model.blocks.0.first.lora_A.weight (expected [3, 8], got [2, 8])"));
+  EXPECT_TRUE(has(with({{"target_modules", {"in", "first", "second"}}}),
+                  "missing: base_model.model.blocks.0.second.lora_A.weight, "));
+  EXPECT_TRUE(has(with({{"r", 3}}),
+                  "wrong shape or type: base_model.model.blocks.0.first.lora_A.weight (expected [3, 8], got [2, 8])"));
   EXPECT_TRUE(has(with({{"use_dora", true}}), "missing: base_model.model.blocks.0.first.lora_magnitude_vector"));
   EXPECT_TRUE(has(with({{"target_modules", {"query"}}}), "leaves no layer to adapt"));
   EXPECT_TRUE(has(with({{"target_modules", {"head"}}}), "`head` is a torch::nn::Linear"));
@@ -274,8 +281,9 @@ TEST(AdapterFiles, WiringMustBeTheSites) {
   changed["target_modules"] = {{"norm", changed["target_modules"]["output"]}};
   write_file(folder / "adapter_config.json", changed.dump());
   Net other;
-  EXPECT_TRUE(has(error_of([&] { load_adapter(*other, folder / ""); }),
-                  "`blocks.0.site` is expected to be a veneer::HiddenSite of wiring `norm`, got a site of wiring `output`"));
+  EXPECT_TRUE(
+      has(error_of([&] { load_adapter(*other, folder / ""); }),
+          "`blocks.0.site` is expected to be a veneer::HiddenSite of wiring `norm`, got a site of wiring `output`"));
 }
 
 TEST(AdapterFiles, FailedSaveLeavesTheOldFiles) {
@@ -286,13 +294,15 @@ TEST(AdapterFiles, FailedSaveLeavesTheOldFiles) {
   const std::string before = read_file(folder / "a/adapter_model.safetensors");
   const std::string before_config = read_file(folder / "a/adapter_config.json");
   randomize(*net);
-  mkdir(((folder / "a/adapter_config.json.") + std::to_string(getpid()) + ".tmp").c_str(), 0777);  // the second file fails
+  mkdir(((folder / "a/adapter_config.json.") + std::to_string(getpid()) + ".tmp").c_str(),
+        0777);  // the second file fails
   EXPECT_TRUE(has(error_of([&] { save_adapter(*net, folder / "a"); }), "cannot write "));
   EXPECT_EQ(read_file(folder / "a/adapter_model.safetensors"), before);
   EXPECT_EQ(read_file(folder / "a/adapter_config.json"), before_config);
   write_file(folder / "file", "");
   EXPECT_TRUE(has(error_of([&] { save_adapter(*net, folder / "file/out"); }), "cannot make the folder"));
-  EXPECT_TRUE(has(error_of([&] { save_adapter(*net, folder / "a", "dflt"); }), "no adapter is called `dflt`; known: default"));
+  EXPECT_TRUE(
+      has(error_of([&] { save_adapter(*net, folder / "a", "dflt"); }), "no adapter is called `dflt`; known: default"));
 }
 
 TEST(AdapterFiles, PlainTrainedBiasIsReadToo) {

@@ -141,7 +141,9 @@ TEST_P(Matrices, Bfloat16ErrorIsAtMostTwiceTorchsOwn) {
     const torch::Tensor update = dense(exact);
     const torch::Tensor reference = at::linear(x.to(at::kDouble), exact->layer->weight + update, exact->layer->bias);
     const torch::Tensor theirs = at::linear(x, (exact->layer->weight + update).to(at::kBFloat16), net->layer->bias);
-    const auto error = [&](const torch::Tensor& y) { return (y.to(at::kDouble) - reference).abs().max().item<double>(); };
+    const auto error = [&](const torch::Tensor& y) {
+      return (y.to(at::kDouble) - reference).abs().max().item<double>();
+    };
     const double eps = 0.0078125;
     EXPECT_LE(error(ours), 2 * error(theirs) + 2 * eps * reference.abs().max().item<double>()) << d_out;
   });

@@ -49,12 +49,14 @@ TEST(Safetensors, RoundTripIsExactForEveryType) {
     ASSERT_EQ(file.entries().size(), tensors.size());
     for (const auto& [name, tensor] : tensors) read[name] = file.tensor(name);
   }
-  for (const auto& [name, tensor] : tensors) EXPECT_TRUE(same(read[name], tensor)) << name;  // they outlive the file object
+  for (const auto& [name, tensor] : tensors)
+    EXPECT_TRUE(same(read[name], tensor)) << name;  // they outlive the file object
 }
 
 TEST(Safetensors, LayoutIsTheReferenceImplementations) {
   const TemporaryFolder folder;
-  write_safetensors(folder / "a", {{"b", at::zeros({2})}, {"a", at::zeros({1}, at::kDouble)}, {"c", at::ones({1}, at::kChar)}});
+  write_safetensors(folder / "a",
+                    {{"b", at::zeros({2})}, {"a", at::zeros({1}, at::kDouble)}, {"c", at::ones({1}, at::kChar)}});
   const std::string text = read_file(folder / "a");
   const std::string header =
       R"({"__metadata__":{"format":"pt"},"a":{"dtype":"F64","shape":[1],"data_offsets":[0,8]},)"
@@ -78,7 +80,11 @@ TEST(Safetensors, UnalignedDataIsCopied) {
   const float value = 1.5F;
   std::string data(1, '\1');
   data.append(reinterpret_cast<const char*>(&value), 4);
-  write_file(folder / "a", bytes(R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"F32","shape":[],"data_offsets":[1,5]}} )", data));
+  write_file(
+      folder / "a",
+      bytes(
+          R"({"b":{"dtype":"U8","shape":[1],"data_offsets":[0,1]},"x":{"dtype":"F32","shape":[],"data_offsets":[1,5]}} )",
+          data));
   const SafetensorsFile file(folder / "a");
   EXPECT_TRUE(same(file.tensor("x"), at::scalar_tensor(1.5F)));
 }
@@ -100,7 +106,9 @@ TEST(Safetensors, SayWhatIsWrong) {
       {bytes("{}", "x"), "the tensors take 0 bytes, but 1 follow"},
       {bytes(R"({"__metadata__":{"a":1}})", ""), "__metadata__ `a` must be a string, got 1"},
       {bytes(R"({"__metadata__":[]})", ""), "__metadata__ must be an object of strings"},
-      {bytes(R"({"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})", ""),
+      {bytes(
+           R"({"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0]},"t":{"dtype":"U8","shape":[0],"data_offsets":[0,0]}})",
+           ""),
        "`t` is used twice"},
       {bytes(R"({"t":[[[[1]]]]})", ""), "nested deeper"},
       {bytes("{\"t\":" + std::string(100000, '['), ""), "is not JSON"},
@@ -119,8 +127,9 @@ TEST(Safetensors, SayWhatIsWrong) {
       {one(R"({"dtype":"F32","shape":[3],"data_offsets":[0,8]})"), "takes 12 bytes, but data_offsets [0,8] span 8"},
       {one(R"({"dtype":"F32","shape":[1],"data_offsets":[4,8]})"), "leave a gap at byte 0"},
       {one(R"({"dtype":"F32","shape":[1],"data_offsets":[0,4]})"), "the tensors take 4 bytes, but 8 follow"},
-      {bytes(R"({"a":{"dtype":"U8","shape":[6],"data_offsets":[0,6]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
-             std::string(8, 'x')),
+      {bytes(
+           R"({"a":{"dtype":"U8","shape":[6],"data_offsets":[0,6]},"b":{"dtype":"U8","shape":[4],"data_offsets":[4,8]}})",
+           std::string(8, 'x')),
        "overlap at byte 4"}};
   for (const auto& [content, message] : bad) {
     const std::string error = refusal(folder, content);
@@ -149,7 +158,9 @@ TEST(Safetensors, FailedWriteLeavesTheOldFile) {
   const TemporaryFolder folder;
   write_safetensors(folder / "a", {{"x", at::ones({4})}});
   const std::string before = read_file(folder / "a");
-  EXPECT_TRUE(has(error_of([&] { write_safetensors(folder / "a", {{"x", at::ones({1}, at::kComplexFloat)}}); }),
+  EXPECT_TRUE(has(error_of([&] {
+                    write_safetensors(folder / "a", {{"x", at::ones({1}, at::kComplexFloat)}});
+                  }),
                   "which the format does not know"));
   EXPECT_TRUE(has(error_of([&] { write_safetensors(folder / "a", {{"x", at::Tensor()}}); }), "must be dense"));
   EXPECT_EQ(read_file(folder / "a"), before);
@@ -188,7 +199,8 @@ TEST(Safetensors, FuzzTruncated) {
 
 TEST(Safetensors, FuzzMutatedBytes) {
   const TemporaryFolder folder;
-  write_safetensors(folder / "a", {{"w", at::ones({2, 3})}, {"b", at::ones({3}, at::kBool)}, {"s", at::scalar_tensor(1.0)}});
+  write_safetensors(folder / "a",
+                    {{"w", at::ones({2, 3})}, {"b", at::ones({3}, at::kBool)}, {"s", at::scalar_tensor(1.0)}});
   const std::string whole = read_file(folder / "a");
   size_t survived = 0;
   for (size_t i = 0; i < whole.size(); ++i) {

@@ -63,7 +63,8 @@ TEST(Several, ScalingsMultiply) {
   set_active(*net, {"a", "b", "c", "d"});
   const torch::Tensor x = noise({5, 12});
   const auto l = [&](const char* name) { return own_tensors(*net->layer, name).front().flatten(); };
-  const torch::Tensor expected = at::linear(x * l("b") * l("d"), net->layer->weight, net->layer->bias) * l("a") * l("c");
+  const torch::Tensor expected =
+      at::linear(x * l("b") * l("d"), net->layer->weight, net->layer->bias) * l("a") * l("c");
   EXPECT_TRUE(close(net(x), expected));
   net->eval();
   const torch::Tensor weight = net->layer->weight.clone(), bias = net->layer->bias.clone();
@@ -80,12 +81,15 @@ TEST(Several, AnythingElseBesideAnotherIsRefused) {
     const torch::Tensor x = noise({5, 12});
     const torch::Tensor before = net(x);
     const std::string error = error_of([&] { set_active(*net, {"a", "b"}); });
-    EXPECT_TRUE(has(error, "cannot act together on part: additive ones sum, diagonal scalings multiply, anything else acts alone"));
+    EXPECT_TRUE(has(
+        error, "cannot act together on part: additive ones sum, diagonal scalings multiply, anything else acts alone"));
     EXPECT_EQ(active_adapters(*net), (Names{"a"}));
     EXPECT_TRUE(same(net(x), before));
   }
   One net = several({bottleneck, MethodOptions("additive", R"({"matrix": "circulant"})")}, /*hidden=*/true);
-  EXPECT_TRUE(has(error_of([&] { set_active(*net, {"a", "b"}); }),
+  EXPECT_TRUE(has(error_of([&] {
+                    set_active(*net, {"a", "b"});
+                  }),
                   "adapters `a` (bottleneck, acts alone) and `b` (additive, sums) cannot act together"));
 }
 
@@ -202,7 +206,8 @@ TEST(Merge, AllLayersOrNone) {
   const torch::Tensor before = net(x);
   adapt(*net, BottleneckOptions(2), {"site"}, "site");
   set_active(*net, {"default", "site"});
-  EXPECT_TRUE(has(error_of([&] { merge(*net); }), "adapter `site` at `blocks.0.site` cannot be merged: its nonlinearity"));
+  EXPECT_TRUE(
+      has(error_of([&] { merge(*net); }), "adapter `site` at `blocks.0.site` cannot be merged: its nonlinearity"));
   EXPECT_FALSE(net->in->merged());
   set_active(*net, {"default"});
   merge_and_unload(*net);

@@ -18,7 +18,8 @@ namespace veneer::test {
 // tests/cases.json, or the file that VENEER_CASES names.
 const nlohmann::json& cases();
 
-// in (12 -> 8), two blocks [0] and [1] of first (8 -> 8), second (8 -> 8), norm and a site after them, and a plain head.
+// in (12 -> 8), two blocks [0] and [1] of first (8 -> 8), second (8 -> 8), norm and a site after them, and a plain
+// head.
 struct BlockImpl : torch::nn::Cloneable<BlockImpl> {
   BlockImpl() { reset(); }
   void reset() override;
@@ -65,7 +66,8 @@ std::vector<torch::Tensor> own_tensors(const AdaptedLayer& layer, const std::str
 
 torch::Tensor noise(at::IntArrayRef sizes, at::ScalarType type = at::kDouble);
 testing::AssertionResult same(const torch::Tensor& a, const torch::Tensor& b);  // bit for bit, types and shapes too
-testing::AssertionResult close(const torch::Tensor& a, const torch::Tensor& b, double rtol = 1e-10, double atol = 1e-11);
+testing::AssertionResult close(const torch::Tensor& a, const torch::Tensor& b, double rtol = 1e-10,
+                               double atol = 1e-11);
 
 // The text of the ValueError a call throws; the test fails if it throws none, or another type.
 template <class Call>

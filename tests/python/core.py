@@ -29,7 +29,9 @@ class Bound:
     params: list[torch.Tensor]
 
     @classmethod
-    def make(cls, method, options, d_in, d_out, *, kind="linear", bias=True, dtype=torch.float64, fresh=False, weight=None):
+    def make(
+        cls, method, options, d_in, d_out, *, kind="linear", bias=True, dtype=torch.float64, fresh=False, weight=None
+    ):
         site = {"kind": kind, "d_in": d_in, "d_out": d_out, "has_bias": bias}
         bound = json.loads(_core.bind(method, [json.dumps(options)], [json.dumps(site)]))
         traits = bound["sites"][0]
@@ -49,8 +51,13 @@ class Bound:
         return Bound(self.method, self.plan, self.traits, self.names, [*params, *shared])
 
     def to(self, dtype):
-        return Bound(self.method, self.plan, self.traits, self.names,
-                     [p.detach().to(dtype).requires_grad_(p.requires_grad) for p in self.params])
+        return Bound(
+            self.method,
+            self.plan,
+            self.traits,
+            self.names,
+            [p.detach().to(dtype).requires_grad_(p.requires_grad) for p in self.params],
+        )
 
     def __call__(self, x, y=None, weight=None, bias=None, seed=None):
         return ops.forward(self.method, self.plan, x, y, weight, bias, self.params, seed, _core.build_id())
@@ -72,8 +79,12 @@ def blocks(entry, c):
     """Dense [m * g, q * g] matrix whose block (i, j) has entry(c[i, j], u, v, g) at (u, v)."""
     c = c.reshape((1, 1, -1)) if c.ndim == 1 else c
     m, q, g = c.shape
-    return np.block([[np.array([[entry(c[i, j], u, v, g) for v in range(g)] for u in range(g)]) for j in range(q)]
-                     for i in range(m)])
+    return np.block(
+        [
+            [np.array([[entry(c[i, j], u, v, g) for v in range(g)] for u in range(g)]) for j in range(q)]
+            for i in range(m)
+        ]
+    )
 
 
 ACTIVATIONS = {
@@ -87,4 +98,4 @@ ACTIVATIONS = {
 
 def formula(text, **names):
     """Evaluates a row's formula, written from the paper in plain numpy, which shares no code with the library."""
-    return eval(text, {"np": np, "blocks": blocks}, names)  # noqa: S307 - our own table
+    return eval(text, {"np": np, "blocks": blocks}, names)

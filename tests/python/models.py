@@ -39,57 +39,136 @@ class Mlp(nn.Module):
 def bert(**changes):
     from transformers import BertConfig, BertForSequenceClassification
 
-    config = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 37,
-              "max_position_embeddings": 16, "num_labels": 3, "initializer_range": 0.2, "hidden_dropout_prob": 0.0,
-              "attention_probs_dropout_prob": 0.0}
+    config = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "vocab_size": 37,
+        "max_position_embeddings": 16,
+        "num_labels": 3,
+        "initializer_range": 0.2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
     return BertForSequenceClassification(BertConfig(**{**config, **changes}))
 
 
 def roberta(**changes):
     from transformers import RobertaConfig, RobertaForSequenceClassification
 
-    config = {"hidden_size": 24, "num_hidden_layers": 2, "num_attention_heads": 3, "intermediate_size": 40, "vocab_size": 37,
-              "max_position_embeddings": 20, "num_labels": 3, "initializer_range": 0.2, "hidden_dropout_prob": 0.0,
-              "attention_probs_dropout_prob": 0.0}
+    config = {
+        "hidden_size": 24,
+        "num_hidden_layers": 2,
+        "num_attention_heads": 3,
+        "intermediate_size": 40,
+        "vocab_size": 37,
+        "max_position_embeddings": 20,
+        "num_labels": 3,
+        "initializer_range": 0.2,
+        "hidden_dropout_prob": 0.0,
+        "attention_probs_dropout_prob": 0.0,
+    }
     return RobertaForSequenceClassification(RobertaConfig(**{**config, **changes}))
 
 
 def distilbert():
     from transformers import DistilBertConfig, DistilBertForSequenceClassification
 
-    return DistilBertForSequenceClassification(DistilBertConfig(
-        dim=24, n_layers=2, n_heads=3, hidden_dim=40, vocab_size=37, max_position_embeddings=16, num_labels=3, initializer_range=0.2,
-        dropout=0.0, attention_dropout=0.0, seq_classif_dropout=0.0))
+    return DistilBertForSequenceClassification(
+        DistilBertConfig(
+            dim=24,
+            n_layers=2,
+            n_heads=3,
+            hidden_dim=40,
+            vocab_size=37,
+            max_position_embeddings=16,
+            num_labels=3,
+            initializer_range=0.2,
+            dropout=0.0,
+            attention_dropout=0.0,
+            seq_classif_dropout=0.0,
+        )
+    )
 
 
 def vit():
     from transformers import ViTConfig, ViTForImageClassification
 
-    return ViTForImageClassification(ViTConfig(
-        hidden_size=24, num_hidden_layers=2, num_attention_heads=3, intermediate_size=40, image_size=8, patch_size=4, num_channels=1,
-        num_labels=3, initializer_range=0.2, hidden_dropout_prob=0.0, attention_probs_dropout_prob=0.0))
+    return ViTForImageClassification(
+        ViTConfig(
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            intermediate_size=40,
+            image_size=8,
+            patch_size=4,
+            num_channels=1,
+            num_labels=3,
+            initializer_range=0.2,
+            hidden_dropout_prob=0.0,
+            attention_probs_dropout_prob=0.0,
+        )
+    )
 
 
 def gpt2():
     from transformers import GPT2Config, GPT2LMHeadModel
 
-    return GPT2LMHeadModel(GPT2Config(n_embd=24, n_layer=2, n_head=3, n_inner=40, n_positions=16, vocab_size=37, initializer_range=0.2,
-                                      resid_pdrop=0.0, embd_pdrop=0.0, attn_pdrop=0.0, use_cache=False, bos_token_id=1, eos_token_id=2))
+    return GPT2LMHeadModel(
+        GPT2Config(
+            n_embd=24,
+            n_layer=2,
+            n_head=3,
+            n_inner=40,
+            n_positions=16,
+            vocab_size=37,
+            initializer_range=0.2,
+            resid_pdrop=0.0,
+            embd_pdrop=0.0,
+            attn_pdrop=0.0,
+            use_cache=False,
+            bos_token_id=1,
+            eos_token_id=2,
+        )
+    )
 
 
 def llama():
     from transformers import LlamaConfig, LlamaForCausalLM
 
-    return LlamaForCausalLM(LlamaConfig(hidden_size=24, num_hidden_layers=2, num_attention_heads=3, num_key_value_heads=1,
-                                        intermediate_size=40, vocab_size=37, max_position_embeddings=16, initializer_range=0.2,
-                                        use_cache=False))
+    return LlamaForCausalLM(
+        LlamaConfig(
+            hidden_size=24,
+            num_hidden_layers=2,
+            num_attention_heads=3,
+            num_key_value_heads=1,
+            intermediate_size=40,
+            vocab_size=37,
+            max_position_embeddings=16,
+            initializer_range=0.2,
+            use_cache=False,
+        )
+    )
 
 
 def t5():
     from transformers import T5Config, T5ForConditionalGeneration
 
-    return T5ForConditionalGeneration(T5Config(d_model=24, d_kv=8, d_ff=40, num_layers=1, num_heads=3, vocab_size=37, dropout_rate=0.0,
-                                               decoder_start_token_id=0, initializer_factor=0.5, use_cache=False))
+    return T5ForConditionalGeneration(
+        T5Config(
+            d_model=24,
+            d_kv=8,
+            d_ff=40,
+            num_layers=1,
+            num_heads=3,
+            vocab_size=37,
+            dropout_rate=0.0,
+            decoder_start_token_id=0,
+            initializer_factor=0.5,
+            use_cache=False,
+        )
+    )
 
 
 def tokens(rows=3, length=7):
@@ -121,14 +200,18 @@ class Model:
     feedforward: list[tuple[int, int]]
     hidden: int
     hidden_sites: dict[str, int]
-    targets: dict[str, Any] = field(default_factory=dict)  # where there are no defaults: field of the configuration -> value
+    targets: dict[str, Any] = field(
+        default_factory=dict
+    )  # where there are no defaults: field of the configuration -> value
 
     def build(self, dtype=torch.float32):
         """The base, always with the same weights, in eval mode."""
         with torch.random.fork_rng(devices=[]):
             torch.manual_seed(3)
             model = self.make()
-            for parameter in model.parameters():  # transformers starts biases at zero, which would hide mistakes in them
+            for (
+                parameter
+            ) in model.parameters():  # transformers starts biases at zero, which would hide mistakes in them
                 if parameter.dim() == 1:
                     parameter.data.add_(0.1 * torch.randn_like(parameter))
         return model.to(dtype).eval()
@@ -149,20 +232,88 @@ SQUARE = [(24, 24)]
 MODELS = {
     model.name: model
     for model in (
-        Model("mlp", Mlp, features, [(15, 9), (9, 21), (7, 7)], [(15, 9), (9, 21)], [(21, 7)], 9,
-              {"houlsby": 1, "pfeiffer": 1, "parallel": 1},
-              {"linear": ["first", "second", "fourth"], "ia3": ["first", "second", "third"], "feedforward": ["third"],
-               "houlsby": {"output": ["first"]}, "pfeiffer": {"norm": ["norm"]}, "parallel": {"input": ["second"]}}),
-        Model("bert", bert, tokens, SQUARE * 4, SQUARE * 4, [(40, 24)] * 2, 24, {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
-        Model("roberta", roberta, tokens, SQUARE * 4, SQUARE * 4, [(40, 24)] * 2, 24, {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
-        Model("distilbert", distilbert, tokens, SQUARE * 4, SQUARE * 4, [(40, 24)] * 2, 24,
-              {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
-        Model("vit", vit, pixels, SQUARE * 4, SQUARE * 4, [(40, 24)] * 2, 24, {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
-        Model("gpt2", gpt2, tokens, [(24, 72)] * 2, [(24, 72)] * 2, [(40, 24)] * 2, 24, {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
-        Model("llama", llama, tokens, [(24, 24), (24, 8)] * 2, [(24, 8)] * 4, [(40, 24)] * 2, 24,
-              {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
+        Model(
+            "mlp",
+            Mlp,
+            features,
+            [(15, 9), (9, 21), (7, 7)],
+            [(15, 9), (9, 21)],
+            [(21, 7)],
+            9,
+            {"houlsby": 1, "pfeiffer": 1, "parallel": 1},
+            {
+                "linear": ["first", "second", "fourth"],
+                "ia3": ["first", "second", "third"],
+                "feedforward": ["third"],
+                "houlsby": {"output": ["first"]},
+                "pfeiffer": {"norm": ["norm"]},
+                "parallel": {"input": ["second"]},
+            },
+        ),
+        Model(
+            "bert",
+            bert,
+            tokens,
+            SQUARE * 4,
+            SQUARE * 4,
+            [(40, 24)] * 2,
+            24,
+            {"houlsby": 4, "pfeiffer": 2, "parallel": 2},
+        ),
+        Model(
+            "roberta",
+            roberta,
+            tokens,
+            SQUARE * 4,
+            SQUARE * 4,
+            [(40, 24)] * 2,
+            24,
+            {"houlsby": 4, "pfeiffer": 2, "parallel": 2},
+        ),
+        Model(
+            "distilbert",
+            distilbert,
+            tokens,
+            SQUARE * 4,
+            SQUARE * 4,
+            [(40, 24)] * 2,
+            24,
+            {"houlsby": 4, "pfeiffer": 2, "parallel": 2},
+        ),
+        Model(
+            "vit", vit, pixels, SQUARE * 4, SQUARE * 4, [(40, 24)] * 2, 24, {"houlsby": 4, "pfeiffer": 2, "parallel": 2}
+        ),
+        Model(
+            "gpt2",
+            gpt2,
+            tokens,
+            [(24, 72)] * 2,
+            [(24, 72)] * 2,
+            [(40, 24)] * 2,
+            24,
+            {"houlsby": 4, "pfeiffer": 2, "parallel": 2},
+        ),
+        Model(
+            "llama",
+            llama,
+            tokens,
+            [(24, 24), (24, 8)] * 2,
+            [(24, 8)] * 4,
+            [(40, 24)] * 2,
+            24,
+            {"houlsby": 4, "pfeiffer": 2, "parallel": 2},
+        ),
         # Queries and values of three attentions: the encoder's, and the decoder's own and cross.
-        Model("t5", t5, both_tokens, SQUARE * 6, SQUARE * 6, [(40, 24)] * 2, 24, {"houlsby": 4, "pfeiffer": 2, "parallel": 2}),
+        Model(
+            "t5",
+            t5,
+            both_tokens,
+            SQUARE * 6,
+            SQUARE * 6,
+            [(40, 24)] * 2,
+            24,
+            {"houlsby": 4, "pfeiffer": 2, "parallel": 2},
+        ),
     )
 }
 
@@ -209,19 +360,58 @@ RANK = 3
 ROWS = {
     row.name: row
     for row in (
-        Row("lora", veneer.LoraConfig, "additive", {"r": RANK, "lora_alpha": 5}, "lora_dropout",
-            linear_count(lambda i, o: RANK * (i + o))),
-        Row("circulant", veneer.SurmConfig, "additive", {}, "dropout", linear_count(lambda i, o: 2 * i * o // gcd(i, o))),
-        Row("dora", veneer.LoraConfig, "exclusive", {"r": RANK, "lora_alpha": 5, "use_dora": True}, "lora_dropout",
-            linear_count(lambda i, o: RANK * (i + o) + o)),
-        Row("dora_circulant", veneer.SurmConfig, "exclusive", {"use_dora": True}, "dropout",
-            linear_count(lambda i, o: 2 * i * o // gcd(i, o) + o)),
-        Row("ia3", veneer.IA3Config, "scaling", {}, None,
-            lambda model: sum(o for _, o in model.key_value) + sum(i for i, _ in model.feedforward), "ia3"),
+        Row(
+            "lora",
+            veneer.LoraConfig,
+            "additive",
+            {"r": RANK, "lora_alpha": 5},
+            "lora_dropout",
+            linear_count(lambda i, o: RANK * (i + o)),
+        ),
+        Row(
+            "circulant", veneer.SurmConfig, "additive", {}, "dropout", linear_count(lambda i, o: 2 * i * o // gcd(i, o))
+        ),
+        Row(
+            "dora",
+            veneer.LoraConfig,
+            "exclusive",
+            {"r": RANK, "lora_alpha": 5, "use_dora": True},
+            "lora_dropout",
+            linear_count(lambda i, o: RANK * (i + o) + o),
+        ),
+        Row(
+            "dora_circulant",
+            veneer.SurmConfig,
+            "exclusive",
+            {"use_dora": True},
+            "dropout",
+            linear_count(lambda i, o: 2 * i * o // gcd(i, o) + o),
+        ),
+        Row(
+            "ia3",
+            veneer.IA3Config,
+            "scaling",
+            {},
+            None,
+            lambda model: sum(o for _, o in model.key_value) + sum(i for i, _ in model.feedforward),
+            "ia3",
+        ),
         Row("vera", veneer.VeraConfig, "additive", {"r": 5}, "vera_dropout", linear_count(lambda i, o: o + 5)),
-        Row("dense", veneer.AdditiveConfig, "additive", {"matrix": "dense"}, "dropout", linear_count(lambda i, o: i * o)),
-        *(Row(placement, veneer.BottleneckConfig, "hidden", {"placement": placement, "reduction_factor": 3}, "dropout",
-              bottleneck_count(placement, 3), placement) for placement in ("houlsby", "pfeiffer", "parallel")),
+        Row(
+            "dense", veneer.AdditiveConfig, "additive", {"matrix": "dense"}, "dropout", linear_count(lambda i, o: i * o)
+        ),
+        *(
+            Row(
+                placement,
+                veneer.BottleneckConfig,
+                "hidden",
+                {"placement": placement, "reduction_factor": 3},
+                "dropout",
+                bottleneck_count(placement, 3),
+                placement,
+            )
+            for placement in ("houlsby", "pfeiffer", "parallel")
+        ),
     )
 }
 

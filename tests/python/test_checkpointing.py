@@ -33,7 +33,9 @@ def test_same_gradients(model, row, reentrant):
     changes = {row.dropout: 0.3} if row.dropout else {}
     adapted = scramble(adapt(model, row, **changes))
     calls = []
-    first = [*adapted.base_model.layers()[0].base_layer.modules()][:2][-1]  # hooks of a whole block run outside its checkpoint
+    first = [*adapted.base_model.layers()[0].base_layer.modules()][:2][
+        -1
+    ]  # hooks of a whole block run outside its checkpoint
     first.register_forward_pre_hook(lambda *_: calls.append(1))
     loss, expected = step(model, adapted)
     once = len(calls)

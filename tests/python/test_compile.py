@@ -57,7 +57,9 @@ def check(model, adapted, inputs):
 @pytest.mark.parametrize("row", EACH_ROW)
 def test_one_graph_serves_four_shapes(row, training):
     model = MODELS["mlp"]
-    fewer = {} if training or row.targets != "linear" else {"target_modules": ["first"]}  # tracing takes most of the time
+    fewer = (
+        {} if training or row.targets != "linear" else {"target_modules": ["first"]}
+    )  # tracing takes most of the time
     adapted = scramble(adapt(model, row, **fewer)).train(training)
     check(model, adapted, [features(rows) for rows in (5, 2, 7, 11)])
 
@@ -83,7 +85,9 @@ def test_dropout_compiles_to_one_graph_and_follows_the_seed(row):
     for rows in (5, 2, 7, 11):
         assert torch.equal(seeded(1, rows), seeded(1, rows))
         assert not torch.equal(seeded(1, rows), seeded(2, rows))
-        assert all(g.isfinite().all() and g.abs().max() > 0 for g in gradients(adapted, loss_of(seeded(1, rows))).values())
+        assert all(
+            g.isfinite().all() and g.abs().max() > 0 for g in gradients(adapted, loss_of(seeded(1, rows))).values()
+        )
     assert backend.graphs == 1
     # The gradient goes through the forward's mask: a parameter's derivative is the measured one.
     adapted.double()
@@ -180,21 +184,31 @@ def run(configs, cache, package=None, library=None):
     """One fresh process that compiles with inductor, its cache in a folder of ours."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("inductor needs a C++ compiler")
-    env = {**os.environ, "TORCHINDUCTOR_CACHE_DIR": str(cache), "TORCHINDUCTOR_COMPILE_THREADS": "1", "OMP_NUM_THREADS": "1"}
+    env = {
+        **os.environ,
+        "TORCHINDUCTOR_CACHE_DIR": str(cache),
+        "TORCHINDUCTOR_COMPILE_THREADS": "1",
+        "OMP_NUM_THREADS": "1",
+    }
     env.pop("TORCHINDUCTOR_FORCE_DISABLE_CACHES", None)
     if package:
         env["PYTHONPATH"] = str(package)
     if library:
         env["LD_PRELOAD"] = str(library)
-    done = subprocess.run([sys.executable, "-c", SCRIPT, configs], env=env, capture_output=True, text=True, timeout=300, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", SCRIPT, configs], env=env, capture_output=True, text=True, timeout=300, check=False
+    )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
 
 
 def test_inductor(tmp_path):
     fields = "target_modules='all-linear'"
-    result = run(f"[veneer.LoraConfig({fields}, lora_dropout=0.0), veneer.SurmConfig({fields}, use_dora=True), veneer.BottleneckConfig("
-                 "target_modules={'output': ['0', '2']}, bottleneck_size=3)]", tmp_path)
+    result = run(
+        f"[veneer.LoraConfig({fields}, lora_dropout=0.0), veneer.SurmConfig({fields}, use_dora=True), veneer.BottleneckConfig("
+        "target_modules={'output': ['0', '2']}, bottleneck_size=3)]",
+        tmp_path,
+    )
     assert result["error"] < 1e-5
 
 
@@ -216,8 +230,19 @@ def rebuilt(tmp_path_factory, root):
         """The source that cmake/BuildId.cmake makes for the copy, as CMakeLists.txt calls it."""
         listed = [folder / Path(line).relative_to(root) for line in (build / "build_id.txt").read_text().split()]
         (folder / "build_id.txt").write_text("".join(f"{path}\n" for path in listed))
-        subprocess.run([cmake, f"-DSOURCES={folder / 'build_id.txt'}", f"-DROOT={folder}", "-DVERSION=0.1.0", f"-DOUTPUT={folder / name}",
-                        "-P", root / "cmake/BuildId.cmake"], check=True, capture_output=True)
+        subprocess.run(
+            [
+                cmake,
+                f"-DSOURCES={folder / 'build_id.txt'}",
+                f"-DROOT={folder}",
+                "-DVERSION=0.1.0",
+                f"-DOUTPUT={folder / name}",
+                "-P",
+                root / "cmake/BuildId.cmake",
+            ],
+            check=True,
+            capture_output=True,
+        )
         return re.search(r'build_id\(\) \{ return "(\w+)"', (folder / name).read_text())[1]
 
     unchanged = build_id("same.cpp")
@@ -235,8 +260,12 @@ def rebuilt(tmp_path_factory, root):
         at = words.index("-o") + 1
         objects[words[at]] = str(folder / f"{copy.stem}.o")
         words[at] = objects[words[at]]
-        subprocess.run([str(copy) if w == str(original) else w for w in words], cwd=build, check=True, capture_output=True)
-    link = subprocess.run([ninja, "-C", build, "-t", "commands", "-s", "libveneer.so"], check=True, capture_output=True, text=True).stdout
+        subprocess.run(
+            [str(copy) if w == str(original) else w for w in words], cwd=build, check=True, capture_output=True
+        )
+    link = subprocess.run(
+        [ninja, "-C", build, "-t", "commands", "-s", "libveneer.so"], check=True, capture_output=True, text=True
+    ).stdout
     line = next(part for part in link.splitlines()[-1].split("&&") if "-shared" in part)
     words = [objects.get(word, word) for word in shlex.split(line)]
     words[words.index("-o") + 1] = str(folder / "libveneer.so")

@@ -14,7 +14,11 @@ from torch.nn.parallel import DistributedDataParallel
 
 WORLD = 2
 # Default, and with the two promises that users make to DDP for speed.
-WAYS = {"default": {}, "static": {"static_graph": True}, "views": {"gradient_as_bucket_view": True, "broadcast_buffers": False}}
+WAYS = {
+    "default": {},
+    "static": {"static_graph": True},
+    "views": {"gradient_as_bucket_view": True, "broadcast_buffers": False},
+}
 
 
 def batches(name):
@@ -42,7 +46,13 @@ def check(rank, name, row, ways, checkpointing=False):
         loss_of(model.run(parallel, **batches(name)[rank])).backward()
         if step == 0:
             for key, gradient in expected.items():
-                torch.testing.assert_close(trained(wrapped)[key].grad, gradient, rtol=1e-4, atol=1e-6, msg=lambda text, key=key: f"{key}: {text}")
+                torch.testing.assert_close(
+                    trained(wrapped)[key].grad,
+                    gradient,
+                    rtol=1e-4,
+                    atol=1e-6,
+                    msg=lambda text, key=key: f"{key}: {text}",
+                )
         optimizer.step()
     for key, parameter in trained(wrapped).items():
         both = [torch.empty_like(parameter) for _ in range(WORLD)]
@@ -56,13 +66,15 @@ def work(rank, folder):
     dist.init_process_group("gloo", init_method=f"file://{folder}/meeting", rank=rank, world_size=WORLD)
     results = {}
     cases = [("mlp", row, way, False) for row in ROWS for way in WAYS]
-    cases += [("bert", row, "default", False) for row in ROWS] + [("bert", row, "static", True) for row in ("lora", "houlsby")]
+    cases += [("bert", row, "default", False) for row in ROWS] + [
+        ("bert", row, "static", True) for row in ("lora", "houlsby")
+    ]
     for name, row, way, checkpointing in cases:
         key = f"{name}-{row}-{way}" + ("-checkpointing" if checkpointing else "")
         try:
             check(rank, name, ROWS[row], WAYS[way], checkpointing)
             results[key] = ""
-        except Exception:  # noqa: BLE001 - reported by the test of that case
+        except Exception:
             results[key] = traceback.format_exc()
         dist.barrier()
     with open(f"{folder}/results{rank}.json", "w") as file:

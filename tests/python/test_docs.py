@@ -9,17 +9,23 @@ import subprocess
 import sys
 
 import pytest
-from core import CASES
 
+from core import CASES
 from veneer import _core
+from veneer.__main__ import main
 
 REGISTRY = json.loads(_core.registry())
 
 
-def generated(command):
-    done = subprocess.run([sys.executable, "-m", "veneer", command], capture_output=True, text=True, check=False)
-    assert done.returncode == 0, done.stderr
-    return done.stdout
+@pytest.fixture
+def generated(capsys):
+    """What `python -m veneer COMMAND` prints."""
+
+    def run(command):
+        assert main([command]) == 0
+        return capsys.readouterr().out
+
+    return run
 
 
 def test_every_registry_row_has_a_test_row():
@@ -27,7 +33,7 @@ def test_every_registry_row_has_a_test_row():
     assert sorted(CASES["methods"]) == sorted(REGISTRY["methods"])
 
 
-def test_every_registry_row_has_a_documentation_row(root):
+def test_every_registry_row_has_a_documentation_row(root, generated):
     page = (root / "docs/methods.md").read_text()
     for kind in ("methods", "matrices"):
         for name, entry in REGISTRY[kind].items():
@@ -38,13 +44,19 @@ def test_every_registry_row_has_a_documentation_row(root):
     assert page == generated("docs"), "stale: python -m veneer docs --output docs/methods.md"
 
 
-def test_the_stub_is_the_registry_s(root):
-    assert (root / "python/veneer/config.pyi").read_text() == generated("stubs"), "stale: python -m veneer stubs --output python/veneer/config.pyi"
+def test_the_stub_is_the_registry_s(root, generated):
+    assert (root / "python/veneer/config.pyi").read_text() == generated("stubs"), (
+        "stale: python -m veneer stubs --output python/veneer/config.pyi"
+    )
 
 
 def test_options_are_documented():
     """Every field has a type, a default in its range, and one line of help."""
-    tables = [entry[key] for kind, key in (("methods", "options"), ("matrices", "options"), ("configs", "fields")) for entry in REGISTRY[kind].values()]
+    tables = [
+        entry[key]
+        for kind, key in (("methods", "options"), ("matrices", "options"), ("configs", "fields"))
+        for entry in REGISTRY[kind].values()
+    ]
     for option in [o for table in [*tables, REGISTRY["common_fields"]] for o in table]:
         assert option["help"], option["name"]
         assert "\n" not in option["help"]
@@ -52,14 +64,6 @@ def test_options_are_documented():
         for bound, sign in (("minimum", 1), ("maximum", -1)):
             if option[bound] is not None:
                 assert sign * (option["default"] - option[bound]) >= 0, option["name"]
-
-
-def snippets(root):
-    files = [root / "README.md", *sorted((root / "docs").glob("*.md"))]
-    for file in files:
-        if file.is_file():
-            for i, code in enumerate(re.findall(r"^```python\n(.*?)^```", file.read_text(), re.M | re.S)):
-                yield file, i, code
 
 
 def test_python_snippets_run(root, tmp_path):
@@ -73,6 +77,13 @@ def test_python_snippets_run(root, tmp_path):
     if not pages:
         pytest.skip("no page has Python snippets yet")
     for file, code in pages.items():
-        done = subprocess.run([sys.executable, "-c", code], cwd=tmp_path, capture_output=True, text=True, check=False, timeout=300,
-                              env={**os.environ, "OMP_NUM_THREADS": "1"})
+        done = subprocess.run(
+            [sys.executable, "-c", code],
+            cwd=tmp_path,
+            capture_output=True,
+            text=True,
+            check=False,
+            timeout=300,
+            env={**os.environ, "OMP_NUM_THREADS": "1"},
+        )
         assert done.returncode == 0, f"{file.name}:\n{code}\n{done.stderr}"

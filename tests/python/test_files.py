@@ -45,8 +45,12 @@ def test_missing_unexpected_and_misshapen_keys_are_listed(saved):
     before = [(n, id(m)) for n, m in base.named_modules()], {k: v.clone() for k, v in base.state_dict().items()}
     with pytest.raises(ValueError, match="does not fit the model") as error:
         PeftModel.from_pretrained(base, folder)
-    for part in (f"missing: {first}", "unexpected: base_model.model.first.lora_C.weight",
-                 "other shapes: base_model.model.second.lora_B.weight: expected [21, 3], got [20, 3]", str(folder)):
+    for part in (
+        f"missing: {first}",
+        "unexpected: base_model.model.first.lora_C.weight",
+        "other shapes: base_model.model.second.lora_B.weight: expected [21, 3], got [20, 3]",
+        str(folder),
+    ):
         assert part in str(error.value)
     assert [(n, id(m)) for n, m in base.named_modules()] == before[0]
     assert_same(base.state_dict(), before[1])
@@ -66,6 +70,7 @@ def test_a_failed_save_leaves_the_old_files_whole(saved, monkeypatch):
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     scramble(adapted, seed=9)
     for function in ("fsync", "replace"):
+
         def fail(*args, **kwargs):
             raise OSError("disk full")
 
@@ -107,19 +112,42 @@ def test_the_older_format_is_read(saved):
     assert torch.equal(MLP.run(load(folder)), MLP.run(adapted))
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("layer_replication", None), ("loftq_config", {}), ("eva_config", None), ("megatron_core", "megatron.core"), ("use_qalora", False),
-    ("qalora_group_size", 16), ("runtime_config", {"ephemeral_gpu_offload": False}), ("trainable_token_indices", None), ("peft_version", "0.21.2"),
-    ("a_field_of_the_future", None), ("another", False), ("kasa_config", None)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_replication", None),
+        ("loftq_config", {}),
+        ("eva_config", None),
+        ("megatron_core", "megatron.core"),
+        ("use_qalora", False),
+        ("qalora_group_size", 16),
+        ("runtime_config", {"ephemeral_gpu_offload": False}),
+        ("trainable_token_indices", None),
+        ("peft_version", "0.21.2"),
+        ("a_field_of_the_future", None),
+        ("another", False),
+        ("kasa_config", None),
+    ],
+)
 def test_fields_that_change_nothing_are_accepted(saved, field, value):
     folder, adapted = saved
     rewrite(folder, **{field: value})
     assert torch.equal(MLP.run(load(folder)), MLP.run(adapted))
 
 
-@pytest.mark.parametrize(("field", "value"), [
-    ("layer_replication", [[0, 4], [2, 5]]), ("loftq_config", {"loftq_bits": 4}), ("use_qalora", True), ("qalora_group_size", 32),
-    ("trainable_token_indices", [1, 2]), ("lora_bias", True), ("kasa_config", {"beta": 1e-4}), ("a_field_of_the_future", 3)])
+@pytest.mark.parametrize(
+    ("field", "value"),
+    [
+        ("layer_replication", [[0, 4], [2, 5]]),
+        ("loftq_config", {"loftq_bits": 4}),
+        ("use_qalora", True),
+        ("qalora_group_size", 32),
+        ("trainable_token_indices", [1, 2]),
+        ("lora_bias", True),
+        ("kasa_config", {"beta": 1e-4}),
+        ("a_field_of_the_future", 3),
+    ],
+)
 def test_fields_that_would_change_something_are_refused(saved, field, value):
     folder, _ = saved
     rewrite(folder, **{field: value})
@@ -127,10 +155,16 @@ def test_fields_that_would_change_something_are_refused(saved, field, value):
         load(folder)
 
 
-@pytest.mark.parametrize(("changes", "message"), [
-    ({"peft_type": "LORAX"}, "unknown peft_type `LORAX`; known: .*did you mean `LORA`"), ({"peft_type": None}, "expected a field peft_type"),
-    ({"r": "eight"}, r"r must be an integer, got \"eight\""), ({"target_modules": ["nothing"]}, "names `nothing`, which matches no module"),
-    ({"r": 4}, r"other shapes: .*expected \[4, 15\], got \[3, 15\]")])
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"peft_type": "LORAX"}, "unknown peft_type `LORAX`; known: .*did you mean `LORA`"),
+        ({"peft_type": None}, "expected a field peft_type"),
+        ({"r": "eight"}, r"r must be an integer, got \"eight\""),
+        ({"target_modules": ["nothing"]}, "names `nothing`, which matches no module"),
+        ({"r": 4}, r"other shapes: .*expected \[4, 15\], got \[3, 15\]"),
+    ],
+)
 def test_wrong_values_in_files(saved, changes, message):
     folder, _ = saved
     rewrite(folder, **changes)
@@ -143,7 +177,11 @@ def test_what_is_written(saved):
     values = json.loads((folder / CONFIG).read_text())
     assert values["peft_type"] == "LORA"
     assert values["inference_mode"] is True  # as HF PEFT writes
-    assert values["target_modules"] == ["first", "fourth", "second"] or sorted(values["target_modules"]) == ["first", "fourth", "second"]
+    assert values["target_modules"] == ["first", "fourth", "second"] or sorted(values["target_modules"]) == [
+        "first",
+        "fourth",
+        "second",
+    ]
     assert adapted.peft_config["default"].inference_mode is False
     config = PeftConfig.from_pretrained(folder)
     assert isinstance(config, LoraConfig)
@@ -157,15 +195,26 @@ def test_what_is_written(saved):
         assert file.metadata() == {"format": "pt"}
 
 
-@pytest.mark.parametrize("config", [
-    LoraConfig(r=2, rank_pattern={"first": 3}, use_rslora=True, target_modules=r".*first", exclude_modules=["second"], task_type="SEQ_CLS"),
-    veneer.SurmConfig(form="single", target_modules="all-linear", bias="all", modules_to_save=["head"]),
-    veneer.IA3Config(target_modules=["a", "b"], feedforward_modules=["b"]),
-    veneer.VeraConfig(r=7, save_projection=False, layers_to_transform=[1, 2], layers_pattern="h"),
-    veneer.BottleneckConfig(placement="parallel", matrix={"name": "low_rank", "rank": 2}, up_matrix="circulant"),
-    veneer.AdditiveConfig(matrix={"name": "circulant", "form": "single"}, target_modules={"output": ["x"]}),
-    veneer.MethodConfig(method="ia3", options={"position": "input"}, target_modules=["x"]),
-], ids=lambda c: type(c).__name__)
+@pytest.mark.parametrize(
+    "config",
+    [
+        LoraConfig(
+            r=2,
+            rank_pattern={"first": 3},
+            use_rslora=True,
+            target_modules=r".*first",
+            exclude_modules=["second"],
+            task_type="SEQ_CLS",
+        ),
+        veneer.SurmConfig(form="single", target_modules="all-linear", bias="all", modules_to_save=["head"]),
+        veneer.IA3Config(target_modules=["a", "b"], feedforward_modules=["b"]),
+        veneer.VeraConfig(r=7, save_projection=False, layers_to_transform=[1, 2], layers_pattern="h"),
+        veneer.BottleneckConfig(placement="parallel", matrix={"name": "low_rank", "rank": 2}, up_matrix="circulant"),
+        veneer.AdditiveConfig(matrix={"name": "circulant", "form": "single"}, target_modules={"output": ["x"]}),
+        veneer.MethodConfig(method="ia3", options={"position": "input"}, target_modules=["x"]),
+    ],
+    ids=lambda c: type(c).__name__,
+)
 def test_configurations_round_trip(config, tmp_path):
     config.save_pretrained(tmp_path)
     again = PeftConfig.from_pretrained(tmp_path)
@@ -199,7 +248,12 @@ def test_several_adapters_are_saved_in_folders(tmp_path):
     adapted = scramble(adapt(MLP, ROWS["lora"]))
     adapted.add_adapter("second", ROWS["ia3"].make(MLP))
     adapted.save_pretrained(tmp_path)
-    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == {WEIGHTS, CONFIG, f"second/{WEIGHTS}", f"second/{CONFIG}"}
+    assert {str(p.relative_to(tmp_path)) for p in tmp_path.rglob("*") if p.is_file()} == {
+        WEIGHTS,
+        CONFIG,
+        f"second/{WEIGHTS}",
+        f"second/{CONFIG}",
+    }
     assert json.loads((tmp_path / "second" / CONFIG).read_text())["peft_type"] == "IA3"
 
 

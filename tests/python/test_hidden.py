@@ -47,23 +47,52 @@ def pre_norm(attend, norm1, feed, norm2):
 
 
 bert_block = post_norm(
-    lambda b, h, mask=None, *args, **kw: b.attention.output.dense(b.attention.self(h, mask)[0]), lambda b: b.attention.output.LayerNorm,
-    lambda b, h: b.output.dense(F.gelu(b.intermediate.dense(h))), lambda b: b.output.LayerNorm)
+    lambda b, h, mask=None, *args, **kw: b.attention.output.dense(b.attention.self(h, mask)[0]),
+    lambda b: b.attention.output.LayerNorm,
+    lambda b, h: b.output.dense(F.gelu(b.intermediate.dense(h))),
+    lambda b: b.output.LayerNorm,
+)
 BLOCKS = {
     "bert": ("BertLayer", bert_block),
     "roberta": ("RobertaLayer", bert_block),
-    "distilbert": ("TransformerBlock", post_norm(
-        lambda b, h, mask=None, **kw: b.attention(h, attention_mask=mask, **kw)[0], lambda b: b.sa_layer_norm,
-        lambda b, h: b.ffn.lin2(F.gelu(b.ffn.lin1(h))), lambda b: b.output_layer_norm)),
-    "vit": ("ViTLayer", pre_norm(
-        lambda b, n, mask=None, **kw: b.attention(n, mask, **kw)[0], lambda b: b.layernorm_before,
-        lambda b, n: b.mlp.fc2(F.gelu(b.mlp.fc1(n))), lambda b: b.layernorm_after)),
-    "gpt2": ("GPT2Block", pre_norm(
-        lambda b, n, cache=None, mask=None, *args, **kw: b.attn(n, cache=cache, **{"attention_mask": mask, **kw})[0], lambda b: b.ln_1,
-        lambda b, n: b.mlp.c_proj(F.gelu(b.mlp.c_fc(n), approximate="tanh")), lambda b: b.ln_2)),
-    "llama": ("LlamaDecoderLayer", pre_norm(
-        lambda b, n, **kw: b.self_attn(hidden_states=n, **kw)[0], lambda b: b.input_layernorm,
-        lambda b, n: b.mlp.down_proj(F.silu(b.mlp.gate_proj(n)) * b.mlp.up_proj(n)), lambda b: b.post_attention_layernorm)),
+    "distilbert": (
+        "TransformerBlock",
+        post_norm(
+            lambda b, h, mask=None, **kw: b.attention(h, attention_mask=mask, **kw)[0],
+            lambda b: b.sa_layer_norm,
+            lambda b, h: b.ffn.lin2(F.gelu(b.ffn.lin1(h))),
+            lambda b: b.output_layer_norm,
+        ),
+    ),
+    "vit": (
+        "ViTLayer",
+        pre_norm(
+            lambda b, n, mask=None, **kw: b.attention(n, mask, **kw)[0],
+            lambda b: b.layernorm_before,
+            lambda b, n: b.mlp.fc2(F.gelu(b.mlp.fc1(n))),
+            lambda b: b.layernorm_after,
+        ),
+    ),
+    "gpt2": (
+        "GPT2Block",
+        pre_norm(
+            lambda b, n, cache=None, mask=None, *args, **kw: b.attn(n, cache=cache, **{"attention_mask": mask, **kw})[
+                0
+            ],
+            lambda b: b.ln_1,
+            lambda b, n: b.mlp.c_proj(F.gelu(b.mlp.c_fc(n), approximate="tanh")),
+            lambda b: b.ln_2,
+        ),
+    ),
+    "llama": (
+        "LlamaDecoderLayer",
+        pre_norm(
+            lambda b, n, **kw: b.self_attn(hidden_states=n, **kw)[0],
+            lambda b: b.input_layernorm,
+            lambda b, n: b.mlp.down_proj(F.silu(b.mlp.gate_proj(n)) * b.mlp.up_proj(n)),
+            lambda b: b.post_attention_layernorm,
+        ),
+    ),
 }
 PLACES = {"houlsby": [0, 1], "pfeiffer": [2], "parallel": [3]}
 
@@ -85,23 +114,37 @@ def test_placements_are_the_papers(name, placement):
     blocks = [m for m in reference.modules() if type(m).__name__ == kind]
     assert len(layers) == len(blocks) * len(PLACES[placement])
     for i, block in enumerate(blocks):
-        own = layers[i * len(PLACES[placement]):][: len(PLACES[placement])]
-        adapters = {n: hand_adapter(layer.adapters["default"].params(), 0.5, torch.relu) for n, layer in zip(PLACES[placement], own, strict=True)}
+        own = layers[i * len(PLACES[placement]) :][: len(PLACES[placement])]
+        adapters = {
+            n: hand_adapter(layer.adapters["default"].params(), 0.5, torch.relu)
+            for n, layer in zip(PLACES[placement], own, strict=True)
+        }
         a = lambda n, z, adapters=adapters: adapters[n](z) if n in adapters else 0  # noqa: E731
         block.forward = types.MethodType(lambda self, *args, a=a, **kw: block_forward(self, a, *args, **kw), block)
     ours, expected = model.run(adapted, torch.float64), model.run(reference, torch.float64)
     assert (ours - model.base_output(torch.float64)).abs().max() > 1e-3
     torch.testing.assert_close(ours, expected, rtol=1e-10, atol=1e-11)
-    assert_same(gradients(adapted, loss_of(ours)), dict(zip(trained(adapted), torch.autograd.grad(
-        loss_of(expected), list(trained(adapted).values())), strict=True)), rtol=1e-8, atol=1e-9)
+    assert_same(
+        gradients(adapted, loss_of(ours)),
+        dict(
+            zip(trained(adapted), torch.autograd.grad(loss_of(expected), list(trained(adapted).values())), strict=True)
+        ),
+        rtol=1e-8,
+        atol=1e-9,
+    )
 
 
 @pytest.mark.parametrize("placement", PLACES)
 def test_t5(placement):
     model = MODELS["t5"]
-    adapted = scramble(get_peft_model(model.build(torch.float64), BottleneckConfig(placement=placement, reduction_factor=3)))
+    adapted = scramble(
+        get_peft_model(model.build(torch.float64), BottleneckConfig(placement=placement, reduction_factor=3))
+    )
     reference = model.build(torch.float64).requires_grad_(False)
-    by_path = {layer.path: hand_adapter(layer.adapters["default"].params(), 1.0, F.gelu) for layer in adapted.base_model.layers()}
+    by_path = {
+        layer.path: hand_adapter(layer.adapters["default"].params(), 1.0, F.gelu)
+        for layer in adapted.base_model.layers()
+    }
     used = set()
 
     def update(prefix, z):
@@ -112,16 +155,25 @@ def test_t5(placement):
 
     for path, module in reference.named_modules():
         if type(module).__name__ == "T5LayerFF":
+
             def forward(self, h, path=path):
                 n = self.layer_norm(h)
                 u = self.DenseReluDense(n)
-                out = h + u + update(path, {"houlsby": u, "parallel": n}.get(placement, torch.zeros_like(u))) * (placement != "pfeiffer")
+                out = (
+                    h
+                    + u
+                    + update(path, {"houlsby": u, "parallel": n}.get(placement, torch.zeros_like(u)))
+                    * (placement != "pfeiffer")
+                )
                 return out + update(path, out) * (placement == "pfeiffer")
 
             module.forward = types.MethodType(forward, module)
         elif type(module).__name__ == "T5LayerSelfAttention" and placement == "houlsby":
+
             def forward(self, h, attention_mask=None, position_bias=None, cache=None, path=path, **kw):
-                u, bias, weights = self.SelfAttention(self.layer_norm(h), mask=attention_mask, position_bias=position_bias, cache=cache, **kw)
+                u, bias, weights = self.SelfAttention(
+                    self.layer_norm(h), mask=attention_mask, position_bias=position_bias, cache=cache, **kw
+                )
                 return h + u + update(path, u), bias, weights
 
             module.forward = types.MethodType(forward, module)
@@ -138,7 +190,11 @@ def test_sizes_matrices_and_activations():
         ({"reduction_factor": 2.5}, 9, 4 * (2 * 24 * 9 + 9 + 24)),
         ({"bottleneck_size": 6, "use_bias": False}, 6, 4 * 2 * 24 * 6),
         ({"bottleneck_size": 6, "matrix": "circulant"}, 6, 4 * (2 * 2 * 24 * 6 // 6 + 6 + 24)),
-        ({"bottleneck_size": 6, "down_matrix": {"name": "low_rank", "rank": 2}}, 6, 4 * (2 * (24 + 6) + 24 * 6 + 6 + 24)),
+        (
+            {"bottleneck_size": 6, "down_matrix": {"name": "low_rank", "rank": 2}},
+            6,
+            4 * (2 * (24 + 6) + 24 * 6 + 6 + 24),
+        ),
         ({"bottleneck_size": 6, "up_matrix": "vera"}, 6, 4 * (24 * 6 + 24 + 256 + 6 + 24)),
     ):
         adapted = get_peft_model(model.build(), BottleneckConfig(**fields))
@@ -146,10 +202,14 @@ def test_sizes_matrices_and_activations():
         assert total == (count or 4 * (2 * 24 * inner + inner + 24)), fields
         assert torch.equal(model.run(adapted), model.base_output())
         scramble(adapted)
-        assert all(g is not None and g.abs().max() > 0 for g in gradients(adapted, loss_of(model.run(adapted))).values())
+        assert all(
+            g is not None and g.abs().max() > 0 for g in gradients(adapted, loss_of(model.run(adapted))).values()
+        )
     adapted = get_peft_model(model.build(), BottleneckConfig(init_weights="bert"))
     assert not torch.equal(model.run(adapted), model.base_output())
-    torch.testing.assert_close(model.run(adapted), model.base_output(), rtol=0.1, atol=0.1)  # near the base, as the paper asks
+    torch.testing.assert_close(
+        model.run(adapted), model.base_output(), rtol=0.1, atol=0.1
+    )  # near the base, as the paper asks
 
 
 class Block(nn.Module):
@@ -190,8 +250,12 @@ def test_modules_are_named_by_the_user(wiring, tmp_path):
     scramble(adapted)
     a = hand_adapter(adapted.base_model.layers()[0].adapters["default"].params(), 1.0, F.gelu)
     h = 2 * x + x
-    by_hand = {"output": lambda: h + a(h), "norm": lambda: h + a(twin.norm(h)), "input:1": lambda: 2 * x + a(2 * x) + x,
-               "parallel:1": lambda: h + a(2 * x)}[wiring]()
+    by_hand = {
+        "output": lambda: h + a(h),
+        "norm": lambda: h + a(twin.norm(h)),
+        "input:1": lambda: 2 * x + a(2 * x) + x,
+        "parallel:1": lambda: h + a(2 * x),
+    }[wiring]()
     for by_name in (True, False):
         torch.testing.assert_close(adapted(x, by_name), twin.fc(twin.norm(by_hand)))
     adapted.save_pretrained(tmp_path)
@@ -226,14 +290,16 @@ def test_a_state_and_its_linear_layer_can_both_be_adapted(tmp_path):
 def scramble_by_name(model):
     """The same numbers for the same file key, whatever the order of parameters."""
     for name, parameter in trained(model).items():
-        name = re.sub(r"\.(base_layer|linear|hidden)", "", name)
-        generator = torch.Generator().manual_seed(sum(map(ord, name)))
+        key = re.sub(r"\.(base_layer|linear|hidden)", "", name)
+        generator = torch.Generator().manual_seed(sum(map(ord, key)))
         parameter.data = 0.3 * torch.randn(parameter.shape, generator=generator)
 
 
 def test_additive_updates_work_at_hidden_states_too():
     model = MODELS["bert"]
-    adapted = get_peft_model(model.build(), veneer.AdditiveConfig(matrix="circulant", target_modules={"output": ["output.dropout"]}))
+    adapted = get_peft_model(
+        model.build(), veneer.AdditiveConfig(matrix="circulant", target_modules={"output": ["output.dropout"]})
+    )
     assert torch.equal(model.run(adapted), model.base_output())
     scramble(adapted)
     assert not torch.equal(model.run(adapted), model.base_output())
@@ -245,5 +311,8 @@ def test_additive_updates_work_at_hidden_states_too():
 def test_unknown_architectures_show_how_to_name_modules(placement):
     model = adapt(MODELS["bert"], ROWS["lora"]).unload()
     model.config.model_type = "unheard_of"
-    with pytest.raises(ValueError, match=r"is known for bert, .*; this model is unheard_of\. Name the modules instead: .*output: u -> u \+ a\(u\)"):
+    with pytest.raises(
+        ValueError,
+        match=r"is known for bert, .*; this model is unheard_of\. Name the modules instead: .*output: u -> u \+ a\(u\)",
+    ):
         get_peft_model(model, BottleneckConfig(placement=placement))

@@ -93,10 +93,18 @@ def tagged(linear):
     return linear
 
 
-KINDS = {plain: "a plain Linear", with_hook: "the base has hooks", with_pre_hook: "the base has hooks",
-         with_backward_hook: "the base has hooks", with_own_forward: "the base's forward is overridden",
-         subclassed: "the base is a Subclass", parametrized: "the base is a ParametrizedLinear", spectral: "the base has hooks",
-         foreign: "the base is a ForeignLinear8bit", tagged: "the base's weight is not a plain dense parameter"}
+KINDS = {
+    plain: "a plain Linear",
+    with_hook: "the base has hooks",
+    with_pre_hook: "the base has hooks",
+    with_backward_hook: "the base has hooks",
+    with_own_forward: "the base's forward is overridden",
+    subclassed: "the base is a Subclass",
+    parametrized: "the base is a ParametrizedLinear",
+    spectral: "the base has hooks",
+    foreign: "the base is a ForeignLinear8bit",
+    tagged: "the base's weight is not a plain dense parameter",
+}
 
 
 class Net(nn.Module):
@@ -169,7 +177,9 @@ def test_what_a_base_without_a_dense_weight_refuses(kind):
     assert torch.equal(adapted(x), expected)
     if kind is not parametrized:
         model = Net(kind)
-        with pytest.raises(ValueError, match=r"\[additive\] decompose \(DoRA\) needs the base layer's dense weight.*at fc"):
+        with pytest.raises(
+            ValueError, match=r"\[additive\] decompose \(DoRA\) needs the base layer's dense weight.*at fc"
+        ):
             get_peft_model(model, LoraConfig(target_modules=["fc"], use_dora=True))
         assert type(model.fc) is type(Net(kind).fc)
 
@@ -220,8 +230,11 @@ def attention():
     return Attention()
 
 
-READERS = {"encoder": (encoder, ["linear1", "linear2"]), "attention": (attention, ["out_proj"]),
-           "both": (encoder, ["linear1", "linear2", "out_proj"])}
+READERS = {
+    "encoder": (encoder, ["linear1", "linear2"]),
+    "attention": (attention, ["out_proj"]),
+    "both": (encoder, ["linear1", "linear2", "out_proj"]),
+}
 
 
 @pytest.fixture
@@ -293,10 +306,22 @@ def test_what_a_reader_would_skip_is_refused():
 
     only = {"method": "test_forward_only", "target_modules": ["linear1"]}
     for make, config, message in (
-        (encoder, BottleneckConfig(target_modules={"output": ["dropout1"]}, hidden_size=D_IN), r"TransformerEncoderLayer \(in eval mode\) reads"),
+        (
+            encoder,
+            BottleneckConfig(target_modules={"output": ["dropout1"]}, hidden_size=D_IN),
+            r"TransformerEncoderLayer \(in eval mode\) reads",
+        ),
         (encoder, veneer.MethodConfig(**only), r"TransformerEncoderLayer \(in eval mode\) reads"),
-        (attention, LoraConfig(target_modules=["out_proj"], lora_dropout=0.1), "nn.MultiheadAttention reads .* set the dropout to 0"),
-        (attention, LoraConfig(target_modules=["attention"]), "expected linear layers .* got attention, a MultiheadAttention; below it: out_proj"),
+        (
+            attention,
+            LoraConfig(target_modules=["out_proj"], lora_dropout=0.1),
+            "nn.MultiheadAttention reads .* set the dropout to 0",
+        ),
+        (
+            attention,
+            LoraConfig(target_modules=["attention"]),
+            "expected linear layers .* got attention, a MultiheadAttention; below it: out_proj",
+        ),
     ):
         model = make()
         names = [(n, type(m)) for n, m in model.named_modules()]
@@ -305,7 +330,9 @@ def test_what_a_reader_would_skip_is_refused():
         assert [(n, type(m)) for n, m in model.named_modules()] == names
     # A whole encoder layer is called by its parent, so a hidden site at its output acts.
     x = torch.randn(2, 5, D_IN)
-    adapted = get_peft_model(encoder().eval(), BottleneckConfig(target_modules={"output": ["layers.0", "layers.1"]}, hidden_size=D_IN))
+    adapted = get_peft_model(
+        encoder().eval(), BottleneckConfig(target_modules={"output": ["layers.0", "layers.1"]}, hidden_size=D_IN)
+    )
     with torch.no_grad():
         start = adapted(x)
         torch.testing.assert_close(start, encoder().eval()(x))
@@ -368,8 +395,12 @@ def test_explain_counts_and_measures():
     model = MODELS["bert"]
     adapted = adapt(model, ROWS["lora"]).train()
     rows = adapted.explain()
-    assert [r.layer for r in rows] == [f"bert.encoder.layer.{i}.attention.self.{n}" for i in (0, 1) for n in ("query", "value")]
-    assert {(r.adapter, r.method, r.parameters, r.path, r.saved_bytes) for r in rows} == {("default", "additive", 144, "fused", None)}
+    assert [r.layer for r in rows] == [
+        f"bert.encoder.layer.{i}.attention.self.{n}" for i in (0, 1) for n in ("query", "value")
+    ]
+    assert {(r.adapter, r.method, r.parameters, r.path, r.saved_bytes) for r in rows} == {
+        ("default", "additive", 144, "fused", None)
+    }
     assert "saved_bytes" not in str(rows)
     measured = adapted.explain(**model.inputs())
     # x [21, 24] and x A^T [21, 3] in float32, and nothing else; in the first layer too, where x needs no gradient.

@@ -6,8 +6,8 @@ import json
 
 import pytest
 import torch
-from core import CASES, Bound, formula, ops
 
+from core import CASES, Bound, formula, ops
 from veneer import _core
 
 MATRICES = CASES["matrices"]
@@ -115,8 +115,15 @@ def test_start_is_the_base_bit_for_bit(name, options, d_in, d_out):
     x = torch.randn(5, d_in)
     base = torch.nn.functional.linear(x, weight, bias)
     for decompose in (False, True):
-        bound = Bound.make("additive", {"matrix": {"name": name, **options}, "decompose": decompose}, d_in, d_out,
-                           dtype=torch.float32, fresh=True, weight=weight)
+        bound = Bound.make(
+            "additive",
+            {"matrix": {"name": name, **options}, "decompose": decompose},
+            d_in,
+            d_out,
+            dtype=torch.float32,
+            fresh=True,
+            weight=weight,
+        )
         assert torch.equal(bound(x, weight=weight, bias=bias), base)
         assert torch.equal(bound(x, y=base, weight=weight, bias=bias), base)
 
@@ -141,7 +148,9 @@ def test_inside_a_bottleneck(name, options, d_in, d_out):
     del d_out
     matrix = {"name": name, **options}
     try:
-        bound = Bound.make("bottleneck", {"size": max(1, d_in // 2), "down": matrix, "up": matrix}, d_in, d_in, kind="hidden")
+        bound = Bound.make(
+            "bottleneck", {"size": max(1, d_in // 2), "down": matrix, "up": matrix}, d_in, d_in, kind="hidden"
+        )
     except ValueError as error:
         assert "[circulant]" in str(error)  # coprime inner sizes  # noqa: PT017
         return

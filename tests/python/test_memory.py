@@ -65,14 +65,22 @@ CASES = {
     "circulant single": (SurmConfig(form="single"), bool, lambda g: SPECTRUM + 8 * BLOCKS * 13 * g),
     # y before its rescaling, for the gradient of m (which a fused op can form from the output), and two vectors.
     "dora": (LoraConfig(r=R, use_dora=True), lambda g: True, lambda g: BYTES * (N * (R + O) + 2 * O)),
-    "dora dropout": (LoraConfig(r=R, use_dora=True, lora_dropout=0.1), lambda g: False, lambda g: BYTES * (N * (D + R + O) + 2 * O) + SEED * g),
+    "dora dropout": (
+        LoraConfig(r=R, use_dora=True, lora_dropout=0.1),
+        lambda g: False,
+        lambda g: BYTES * (N * (D + R + O) + 2 * O) + SEED * g,
+    ),
     # x A^T, for the gradient of d, and B d A x, for that of b (which can be formed again from the former).
     "vera": (VeraConfig(r=R), lambda g: False, lambda g: BYTES * N * (R + O)),
     "dense": (AdditiveConfig(matrix="dense"), lambda g: True, lambda g: 0),
     "ia3": (IA3Config(feedforward_modules=[]), lambda g: False, lambda g: BYTES * N * O),  # y, for the gradient of l
     "ia3 input": (IA3Config(feedforward_modules=["fc"]), lambda g: True, lambda g: 0),
     # z, and the inner state before and after its nonlinearity.
-    "bottleneck": (BottleneckConfig(target_modules={"output": ["fc"]}, bottleneck_size=R), lambda g: False, lambda g: BYTES * N * (O + 2 * R)),
+    "bottleneck": (
+        BottleneckConfig(target_modules={"output": ["fc"]}, bottleneck_size=R),
+        lambda g: False,
+        lambda g: BYTES * N * (O + 2 * R),
+    ),
 }
 
 

@@ -6,13 +6,17 @@ import json
 
 import pytest
 import torch
-from core import ACTIVATIONS, CASES, Bound, formula, ops
 
+from core import ACTIVATIONS, CASES, Bound, formula, ops
 from veneer import _core
 
 METHODS = CASES["methods"]
 REGISTRY = json.loads(_core.registry())["methods"]
-ALL = [pytest.param(name, options, id=f"{name}-{json.dumps(options)}") for name, row in METHODS.items() for options in row["options"]]
+ALL = [
+    pytest.param(name, options, id=f"{name}-{json.dumps(options)}")
+    for name, row in METHODS.items()
+    for options in row["options"]
+]
 LINEAR = [case for case in ALL if METHODS[case.values[0]]["site"] == "linear"]
 
 
@@ -50,8 +54,14 @@ def test_forward_is_the_papers_formula(name, options):
     row, given = METHODS[name], values(name, options)
     if row["site"] == "hidden":
         names = {"down_bias": 0.0, "up_bias": 0.0, **bound.numpy()}
-        expected = formula(row["forward"], x=x.numpy(), y=x.numpy(), act=ACTIVATIONS[given["activation"]],
-                           scale=given["scale"], **names)
+        expected = formula(
+            row["forward"],
+            x=x.numpy(),
+            y=x.numpy(),
+            act=ACTIVATIONS[given["activation"]],
+            scale=given["scale"],
+            **names,
+        )
     else:
         names = bound.numpy()
         if name == "additive":
@@ -101,7 +111,9 @@ def test_gradcheck(name, options):
     if options.get("decompose"):
         check_detached_norm(bound, x, w, b)
         return
-    assert torch.autograd.gradcheck(lambda x, *p: call(name, bound.with_params(p), x, w, b), (x.requires_grad_(), *bound.own))
+    assert torch.autograd.gradcheck(
+        lambda x, *p: call(name, bound.with_params(p), x, w, b), (x.requires_grad_(), *bound.own)
+    )
 
 
 def check_detached_norm(bound, x, w, b):
@@ -113,8 +125,11 @@ def check_detached_norm(bound, x, w, b):
     ours = call("additive", bound, x, w, b)
     torch.testing.assert_close(ours, reference)
     upstream = torch.randn_like(ours)
-    for p, q in zip(torch.autograd.grad(ours, [x, a, up, m], upstream), torch.autograd.grad(reference, [x, a, up, m], upstream),
-                    strict=True):
+    for p, q in zip(
+        torch.autograd.grad(ours, [x, a, up, m], upstream),
+        torch.autograd.grad(reference, [x, a, up, m], upstream),
+        strict=True,
+    ):
         torch.testing.assert_close(p, q, rtol=1e-9, atol=1e-10)
 
 
@@ -135,7 +150,11 @@ def test_bfloat16_base(name, options, adapter):
     ours = call(name, bound, x, w, b)
     assert ours.dtype == torch.bfloat16
     exact = call(name, bound.to(torch.float64), x.double(), w.double(), b.double())
-    base = x.double() if METHODS[name]["site"] == "hidden" else torch.nn.functional.linear(x.double(), w.double(), b.double())
+    base = (
+        x.double()
+        if METHODS[name]["site"] == "hidden"
+        else torch.nn.functional.linear(x.double(), w.double(), b.double())
+    )
     scale = max(exact.abs().max(), base.abs().max())
     assert (ours.double() - exact).abs().max() <= 2 * 2 * torch.finfo(torch.bfloat16).eps * scale
 
@@ -153,8 +172,16 @@ def test_refusals(name):
             make(name, options, d_in, d_out)
 
 
-@pytest.mark.parametrize("options", [{"matrix": "low_rank"}, {"matrix": "circulant"}, {"matrix": "low_rank", "decompose": True},
-                                     {"matrix": "low_rank", "decompose": True, "dora_dropout": "shared"}], ids=json.dumps)
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"matrix": "low_rank"},
+        {"matrix": "circulant"},
+        {"matrix": "low_rank", "decompose": True},
+        {"matrix": "low_rank", "decompose": True, "dora_dropout": "shared"},
+    ],
+    ids=json.dumps,
+)
 def test_dropout_repeats_by_seed_and_has_the_right_mean(options):
     x, w, b = inputs(n=4)
     bound = Bound.make("additive", {**options, "dropout": 0.5}, 12, 8)

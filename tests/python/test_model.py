@@ -121,7 +121,9 @@ def test_saves_and_loads_exactly(model, row, tmp_path):
     more.set_adapter("second")
     assert torch.equal(model.run(more), expected)
     more.save_pretrained(tmp_path / "more", selected_adapters=["second"])
-    assert_same(load_file(tmp_path / "more/second/adapter_model.safetensors"), load_file(tmp_path / "adapter_model.safetensors"))
+    assert_same(
+        load_file(tmp_path / "more/second/adapter_model.safetensors"), load_file(tmp_path / "adapter_model.safetensors")
+    )
 
 
 @pytest.mark.parametrize(("model", "row"), EVERY)
@@ -176,8 +178,12 @@ def test_merge_and_unmerge(model, row, tmp_path):
     with pytest.raises(RuntimeError, match=r"merged into .*unmerge_adapter\(\) first"):
         model.run(adapted.train())
     adapted.eval()
-    for refused in (lambda: adapted.load_state_dict(state), lambda: adapted.add_adapter("other", row.make(model)),
-                    lambda: adapted.delete_adapter("default"), lambda: adapted.load_adapter(tmp_path / "merged", "default")):
+    for refused in (
+        lambda: adapted.load_state_dict(state),
+        lambda: adapted.add_adapter("other", row.make(model)),
+        lambda: adapted.delete_adapter("default"),
+        lambda: adapted.load_adapter(tmp_path / "merged", "default"),
+    ):
         with pytest.raises(RuntimeError, match=r"unmerge_adapter\(\) before"):
             refused()
 

@@ -18,10 +18,18 @@ peft = pytest.importorskip("peft")
 ops = torch.ops.veneer
 
 WEIGHTS = "adapter_model.safetensors"
-LINEAR = {"mlp": ["first", "second", "third"], "bert": ["query", "value", "intermediate.dense"], "gpt2": ["c_attn", "c_fc", "mlp.c_proj"],
-          "llama": ["q_proj", "v_proj", "down_proj"]}
-IA3 = {"mlp": (["first", "second", "third"], ["third"]), "bert": (["key", "value", "output.dense"], ["output.dense"]),
-       "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]), "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"])}
+LINEAR = {
+    "mlp": ["first", "second", "third"],
+    "bert": ["query", "value", "intermediate.dense"],
+    "gpt2": ["c_attn", "c_fc", "mlp.c_proj"],
+    "llama": ["q_proj", "v_proj", "down_proj"],
+}
+IA3 = {
+    "mlp": (["first", "second", "third"], ["third"]),
+    "bert": (["key", "value", "output.dense"], ["output.dense"]),
+    "gpt2": (["c_attn", "mlp.c_proj"], ["mlp.c_proj"]),
+    "llama": (["k_proj", "v_proj", "down_proj"], ["down_proj"]),
+}
 
 
 def lora(**fields):
@@ -29,15 +37,27 @@ def lora(**fields):
 
 
 CONFIGS = {
-    "lora": lora(), "rslora": lora(use_rslora=True), "lora gaussian": lora(init_lora_weights="gaussian"),
-    "lora patterns": lora(rank_pattern={"first": 2, "query": 2, "c_attn": 2, "q_proj": 2}, alpha_pattern={"second": 7, "value": 7, "c_fc": 7}),
-    "lora all biases": lora(bias="all"), "lora own biases": lora(bias="lora_only"), "dora": lora(use_dora=True),
+    "lora": lora(),
+    "rslora": lora(use_rslora=True),
+    "lora gaussian": lora(init_lora_weights="gaussian"),
+    "lora patterns": lora(
+        rank_pattern={"first": 2, "query": 2, "c_attn": 2, "q_proj": 2},
+        alpha_pattern={"second": 7, "value": 7, "c_fc": 7},
+    ),
+    "lora all biases": lora(bias="all"),
+    "lora own biases": lora(bias="lora_only"),
+    "dora": lora(use_dora=True),
     "dora rslora": lora(use_dora=True, use_rslora=True),
     "ia3": lambda model: ("IA3Config", {"target_modules": IA3[model][0], "feedforward_modules": IA3[model][1]}),
     "vera": lambda model: ("VeraConfig", {"target_modules": LINEAR[model], "r": 5, "projection_prng_key": 3}),
 }
 # PEFT's VeRA stops with an error where the sizes of GPT-2's layers, stored transposed, differ.
-EACH = [pytest.param(model, name, id=f"{model}-{name}") for model in LINEAR for name in CONFIGS if (model, name) != ("gpt2", "vera")]
+EACH = [
+    pytest.param(model, name, id=f"{model}-{name}")
+    for model in LINEAR
+    for name in CONFIGS
+    if (model, name) != ("gpt2", "vera")
+]
 
 
 def configs(model, name, **changes):
@@ -61,8 +81,13 @@ def ours_from(folder, model, dtype, config=None):
 
 def file_gradients(model):
     """Gradients by the keys of the files."""
-    return {name.replace(".default", "").removesuffix(".weight") if "magnitude" in name else name.replace(".default", "").replace(".base_layer", ""):
-            p.grad for name, p in model.named_parameters() if p.grad is not None}
+    return {
+        name.replace(".default", "").removesuffix(".weight")
+        if "magnitude" in name
+        else name.replace(".default", "").replace(".base_layer", ""): p.grad
+        for name, p in model.named_parameters()
+        if p.grad is not None
+    }
 
 
 def step(name, model, dtype, inputs=None):
@@ -97,7 +122,9 @@ def test_outputs_and_gradients_are_peft_s(model, name, dtype, tmp_path):
         for key, gradient in expected[1].items():
             assert gradient.abs().max() > 0, key
             scale = max(1.0, gradient.abs().max().item())
-            torch.testing.assert_close(got[1][key] / scale, gradient / scale, **tolerance, msg=lambda text, key=key: f"{key}: {text}")
+            torch.testing.assert_close(
+                got[1][key] / scale, gradient / scale, **tolerance, msg=lambda text, key=key: f"{key}: {text}"
+            )
         torch.testing.assert_close(got[2], expected[2], **tolerance)
     assert not torch.equal(got[0], MODELS[model].base_output(dtype))
 
@@ -116,7 +143,11 @@ def test_bfloat16_error_is_at_most_twice_peft_s(model, name, tmp_path):
 
     def error(result):
         gradients = torch.cat([(result[1][k].double() - g).flatten() for k, g in reference[1].items()])
-        return [(result[0].double() - reference[0]).norm(), gradients.norm(), (result[2].double() - reference[2]).norm()]
+        return [
+            (result[0].double() - reference[0]).norm(),
+            gradients.norm(),
+            (result[2].double() - reference[2]).norm(),
+        ]
 
     norms = [reference[0].norm(), torch.cat([g.flatten() for g in reference[1].values()]).norm(), reference[2].norm()]
     for own, other, norm in zip(error(got), error(expected), norms, strict=True):
@@ -150,7 +181,9 @@ def test_dropout_has_peft_s_meaning(model, name, tmp_path):
                 replaced += 1
     assert replaced
     ours = ours_from(tmp_path, model, torch.float64)
-    torch.testing.assert_close(step(model, ours.eval(), torch.float64)[0], step(model, theirs.eval(), torch.float64)[0], rtol=1e-10, atol=1e-11)
+    torch.testing.assert_close(
+        step(model, ours.eval(), torch.float64)[0], step(model, theirs.eval(), torch.float64)[0], rtol=1e-10, atol=1e-11
+    )
     results = []
     for one in (ours, theirs):
         torch.manual_seed(8)
@@ -163,7 +196,9 @@ def test_dropout_has_peft_s_meaning(model, name, tmp_path):
         config = configs(model, name, lora_dropout=0.25)[0]
         config.dora_dropout = "shared"
         torch.manual_seed(8)
-        assert not torch.allclose(step(model, ours_from(tmp_path, model, torch.float64, config).train(), torch.float64)[0], expected[0])
+        assert not torch.allclose(
+            step(model, ours_from(tmp_path, model, torch.float64, config).train(), torch.float64)[0], expected[0]
+        )
 
 
 # Files ---------------------------------------------------------------------------------------------------------------
@@ -188,7 +223,9 @@ def test_files_go_both_ways(model, name, tmp_path):
     again = ours_from(tmp_path / "theirs", model, torch.float64)
     assert torch.equal(MODELS[model].run(again, torch.float64), expected)
     # Their class has each field that ours wrote.
-    assert set(json.loads((tmp_path / "ours/adapter_config.json").read_text())) <= set(type(configs(model, name)[1]).__dataclass_fields__)
+    assert set(json.loads((tmp_path / "ours/adapter_config.json").read_text())) <= set(
+        type(configs(model, name)[1]).__dataclass_fields__
+    )
 
 
 def test_named_adapters_and_sub_folders(tmp_path):
@@ -209,7 +246,9 @@ def test_peft_s_own_configurations_are_accepted(name):
     ours, theirs = configs("mlp", name)
     adapted = [veneer.get_peft_model(MODELS["mlp"].build(), config) for config in (ours, theirs)]
     assert type(adapted[1].peft_config["default"]) is type(ours)
-    assert [(n, p.shape) for n, p in adapted[0].named_parameters()] == [(n, p.shape) for n, p in adapted[1].named_parameters()]
+    assert [(n, p.shape) for n, p in adapted[0].named_parameters()] == [
+        (n, p.shape) for n, p in adapted[1].named_parameters()
+    ]
     with pytest.raises(ValueError, match="asks for `use_qalora`"):
         veneer.get_peft_model(MODELS["mlp"].build(), peft.LoraConfig(target_modules=["first"], use_qalora=True))
     with pytest.raises(ValueError, match="unknown peft_type `HRA`"):
@@ -218,7 +257,9 @@ def test_peft_s_own_configurations_are_accepted(name):
         veneer.get_peft_model(MODELS["mlp"].build(), {"peft_type": "LORA"})
 
 
-@pytest.mark.parametrize("targets", [["1.attention.self.query"], ["query"], r".*layer\.[01].*(query|key)", "all-linear", ["dense"]], ids=str)
+@pytest.mark.parametrize(
+    "targets", [["1.attention.self.query"], ["query"], r".*layer\.[01].*(query|key)", "all-linear", ["dense"]], ids=str
+)
 @pytest.mark.parametrize("more", [{}, {"layers_to_transform": [1]}, {"exclude_modules": r".*intermediate.*"}], ids=str)
 def test_the_same_modules_are_matched(targets, more):
     if "layers_to_transform" in more and isinstance(targets, str):
@@ -274,7 +315,9 @@ def test_a_real_lora_adapter_of_roberta(shared_data, tmp_path):
 
     def base():
         torch.manual_seed(0)
-        return RobertaForSequenceClassification(RobertaConfig(vocab_size=50, intermediate_size=16, num_labels=3, max_position_embeddings=20)).eval()
+        return RobertaForSequenceClassification(
+            RobertaConfig(vocab_size=50, intermediate_size=16, num_labels=3, max_position_embeddings=20)
+        ).eval()
 
     save_file(tensors, tmp_path / WEIGHTS)
     fields = {"r": 8, "lora_alpha": 16, "target_modules": ["query", "value"], "task_type": "SEQ_CLS"}
@@ -282,7 +325,9 @@ def test_a_real_lora_adapter_of_roberta(shared_data, tmp_path):
     adapted = veneer.PeftModel.from_pretrained(base(), tmp_path)
     ids = torch.randint(3, 50, (2, 9))
     output = adapted(ids).logits
-    torch.testing.assert_close(peft.PeftModel.from_pretrained(base(), tmp_path).eval()(ids).logits, output, rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(
+        peft.PeftModel.from_pretrained(base(), tmp_path).eval()(ids).logits, output, rtol=1e-4, atol=1e-4
+    )
     by_hand = base()
     with torch.no_grad():
         for layer in range(12):
@@ -290,7 +335,9 @@ def test_a_real_lora_adapter_of_roberta(shared_data, tmp_path):
                 path = f"roberta.encoder.layer.{layer}.attention.self.{name}"
                 a, b = (tensors[f"base_model.model.{path}.lora_{x}.weight"] for x in "AB")
                 by_hand.get_submodule(path).weight.add_(2 * b @ a)
-        by_hand.classifier.load_state_dict({k.removeprefix("base_model.model.classifier."): v for k, v in tensors.items() if ".classifier." in k})
+        by_hand.classifier.load_state_dict(
+            {k.removeprefix("base_model.model.classifier."): v for k, v in tensors.items() if ".classifier." in k}
+        )
     torch.testing.assert_close(output, by_hand(ids).logits, rtol=1e-4, atol=1e-4)
     assert (output - base()(ids).logits).abs().max() > 0.1
     merged = adapted.merge_and_unload()
@@ -302,13 +349,26 @@ def test_a_real_ia3_adapter_of_t0(shared_data, tmp_path):
     from transformers import T5Config, T5ForConditionalGeneration
 
     file = shared_data / "adapter_ia3_t0_3b" / "ia3.safetensors"
-    tensors = {f"base_model.model.{key.replace('multi_lora_b', 'ia3_l')}": value for key, value in load_file(file).items()}
+    tensors = {
+        f"base_model.model.{key.replace('multi_lora_b', 'ia3_l')}": value for key, value in load_file(file).items()
+    }
     assert len(tensors) == 192
 
     def base():
         torch.manual_seed(0)
-        return T5ForConditionalGeneration(T5Config(d_model=8, d_kv=64, num_heads=32, d_ff=5120, num_layers=24, vocab_size=40, dropout_rate=0.0,
-                                                   feed_forward_proj="gated-gelu", decoder_start_token_id=0)).eval()
+        return T5ForConditionalGeneration(
+            T5Config(
+                d_model=8,
+                d_kv=64,
+                num_heads=32,
+                d_ff=5120,
+                num_layers=24,
+                vocab_size=40,
+                dropout_rate=0.0,
+                feed_forward_proj="gated-gelu",
+                decoder_start_token_id=0,
+            )
+        ).eval()
 
     save_file(tensors, tmp_path / WEIGHTS)
     veneer.IA3Config(target_modules=["k", "v", "wi_1"], feedforward_modules=[]).save_pretrained(tmp_path)

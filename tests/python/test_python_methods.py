@@ -48,8 +48,11 @@ class Both(veneer.Method):
     std: float = 0.5
 
     def parameters(self, d_out, d_in):
-        return {"down": veneer.normal(self.std, self.rank, d_in, trainable=False), "up": veneer.zeros(d_out, self.rank),
-                "shift": veneer.zeros(d_out)}
+        return {
+            "down": veneer.normal(self.std, self.rank, d_in, trainable=False),
+            "up": veneer.zeros(d_out, self.rank),
+            "shift": veneer.zeros(d_out),
+        }
 
     def weight(self, W, p):
         return W + p["up"] @ p["down"]
@@ -61,8 +64,11 @@ class Both(veneer.Method):
         return y + x @ p["down"].T @ p["up"].T + (0 if b is None else p["shift"])
 
 
-METHODS = {"test_scale_columns": ({}, lambda i, o, b: i), "test_gate": ({}, lambda i, o, b: o),
-           "test_both": ({"rank": 3}, lambda i, o, b: o * 3 + o)}
+METHODS = {
+    "test_scale_columns": ({}, lambda i, o, b: i),
+    "test_gate": ({}, lambda i, o, b: o),
+    "test_both": ({"rank": 3}, lambda i, o, b: o * 3 + o),
+}
 SITES = {"mlp": [(15, 9), (21, 7)], "gpt2": [(24, 72)] * 2}
 TARGETS = {"mlp": ["first", "third"], "gpt2": ["c_attn"]}
 EACH = [pytest.param(model, name, id=f"{model}-{name}") for model in SITES for name in METHODS]
@@ -71,7 +77,9 @@ EACH = [pytest.param(model, name, id=f"{model}-{name}") for model in SITES for n
 def make(model, name):
     options, _ = METHODS[name]
     torch.manual_seed(4)
-    return get_peft_model(MODELS[model].build(), MethodConfig(method=name, options=options, target_modules=TARGETS[model]))
+    return get_peft_model(
+        MODELS[model].build(), MethodConfig(method=name, options=options, target_modules=TARGETS[model])
+    )
 
 
 @pytest.mark.parametrize(("model", "name"), EACH)
@@ -106,7 +114,9 @@ def test_merges_where_it_has_a_weight(model, name):
     adapted = scramble(make(model, name))
     expected, state = base.run(adapted), {k: v.clone() for k, v in adapted.state_dict().items()}
     if name == "test_gate":
-        with pytest.raises(ValueError, match=r"default \(test_gate\) at .* cannot be merged: it has no effective weight"):
+        with pytest.raises(
+            ValueError, match=r"default \(test_gate\) at .* cannot be merged: it has no effective weight"
+        ):
             adapted.merge_adapter()
         return
     adapted.merge_adapter()
@@ -125,7 +135,9 @@ def test_compiles_to_one_graph(name, fresh_compiler):
     for rows in (5, 3):
         x = torch.randn(rows, 15)
         torch.testing.assert_close(compiled(x), adapted(x))
-        assert_same(gradients(adapted, loss_of(compiled(x))), gradients(adapted, loss_of(adapted(x))), rtol=1e-5, atol=1e-5)
+        assert_same(
+            gradients(adapted, loss_of(compiled(x))), gradients(adapted, loss_of(adapted(x))), rtol=1e-5, atol=1e-5
+        )
 
 
 def test_additive_ones_sum_with_the_cores():
@@ -141,7 +153,13 @@ def test_additive_ones_sum_with_the_cores():
 
 def test_hidden_sites_and_bases_that_are_called():
     model = MODELS["bert"]
-    adapted = get_peft_model(model.build(), MethodConfig(method="test_gate", target_modules={"output": ["output.dropout"]}, ))
+    adapted = get_peft_model(
+        model.build(),
+        MethodConfig(
+            method="test_gate",
+            target_modules={"output": ["output.dropout"]},
+        ),
+    )
     assert torch.equal(model.run(adapted), model.base_output())
     scramble(adapted)
     assert not torch.equal(model.run(adapted), model.base_output())
@@ -150,7 +168,9 @@ def test_hidden_sites_and_bases_that_are_called():
 
 def test_explain_says_that_a_python_method_is_called():
     rows = make("mlp", "test_both").explain()
-    assert {(row.method, row.path, row.reason) for row in rows} == {("test_both", "called", "a Python method is given the base's output")}
+    assert {(row.method, row.path, row.reason) for row in rows} == {
+        ("test_both", "called", "a Python method is given the base's output")
+    }
 
 
 def test_mistakes_are_named():

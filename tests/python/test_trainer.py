@@ -27,7 +27,11 @@ class Data(torch.utils.data.Dataset):
         return len(self.ids)
 
     def __getitem__(self, i):
-        return {"input_ids": self.ids[i], "attention_mask": torch.ones(7, dtype=torch.long), "labels": int(self.ids[i, 0] > 20)}
+        return {
+            "input_ids": self.ids[i],
+            "attention_mask": torch.ones(7, dtype=torch.long),
+            "labels": int(self.ids[i, 0] > 20),
+        }
 
 
 def accuracy(prediction):
@@ -41,13 +45,35 @@ def make(row, name="default"):
 
 
 def trainer_of(model, folder, **changes):
-    arguments = {"output_dir": str(folder), "max_steps": 12, "per_device_train_batch_size": 8, "learning_rate": 0.01, "use_cpu": True,
-                 "report_to": [], "disable_tqdm": True, "eval_strategy": "steps", "eval_steps": 4, "save_strategy": "steps", "save_steps": 4,
-                 "logging_steps": 4, "load_best_model_at_end": False, "seed": 0, "dataloader_pin_memory": False}
-    return Trainer(model, TrainingArguments(**{**arguments, **changes}), train_dataset=Data(64, 1), eval_dataset=Data(32, 2), compute_metrics=accuracy)
+    arguments = {
+        "output_dir": str(folder),
+        "max_steps": 12,
+        "per_device_train_batch_size": 8,
+        "learning_rate": 0.01,
+        "use_cpu": True,
+        "report_to": [],
+        "disable_tqdm": True,
+        "eval_strategy": "steps",
+        "eval_steps": 4,
+        "save_strategy": "steps",
+        "save_steps": 4,
+        "logging_steps": 4,
+        "load_best_model_at_end": False,
+        "seed": 0,
+        "dataloader_pin_memory": False,
+    }
+    return Trainer(
+        model,
+        TrainingArguments(**{**arguments, **changes}),
+        train_dataset=Data(64, 1),
+        eval_dataset=Data(32, 2),
+        compute_metrics=accuracy,
+    )
 
 
-@pytest.mark.parametrize("row", [ROWS[name] for name in ("lora", "circulant", "dora", "ia3", "vera", "houlsby")], ids=lambda row: row.name)
+@pytest.mark.parametrize(
+    "row", [ROWS[name] for name in ("lora", "circulant", "dora", "ia3", "vera", "houlsby")], ids=lambda row: row.name
+)
 def test_trains_saves_the_adapter_alone_and_resumes(row, tmp_path):
     peft = pytest.importorskip("peft")
     model = make(row)
@@ -81,7 +107,9 @@ def test_trains_saves_the_adapter_alone_and_resumes(row, tmp_path):
 
 def test_the_best_checkpoint_is_loaded(tmp_path):
     model = make(ROWS["lora"])
-    trainer = trainer_of(model, tmp_path, load_best_model_at_end=True, metric_for_best_model="eval_loss", learning_rate=0.3)
+    trainer = trainer_of(
+        model, tmp_path, load_best_model_at_end=True, metric_for_best_model="eval_loss", learning_rate=0.3
+    )
     trainer.train()
     state = json.loads((tmp_path / "checkpoint-12/trainer_state.json").read_text())
     losses = {entry["step"]: entry["eval_loss"] for entry in state["log_history"] if "eval_loss" in entry}
@@ -104,7 +132,10 @@ def test_a_named_adapter_resumes_from_its_folder(tmp_path):
 @pytest.mark.parametrize("reentrant", [True, False])
 def test_activation_checkpointing(reentrant, tmp_path):
     results = []
-    for more in ({}, {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}}):
+    for more in (
+        {},
+        {"activation_checkpointing": True, "activation_checkpointing_kwargs": {"use_reentrant": reentrant}},
+    ):
         model = make(ROWS["lora"])
         trainer_of(model, tmp_path, save_strategy="no", max_steps=4, **more).train()
         results.append(trained(model))
@@ -149,6 +180,11 @@ assert not set(sys.modules) & {blocked}
 
 @pytest.mark.parametrize("blocked", [{"peft"}, {"peft", "transformers", "accelerate"}], ids=str)
 def test_works_without_peft(blocked, tmp_path):
-    done = subprocess.run([sys.executable, "-c", WITHOUT.format(blocked=blocked), str(tmp_path)], capture_output=True, text=True, check=False)
+    done = subprocess.run(
+        [sys.executable, "-c", WITHOUT.format(blocked=blocked), str(tmp_path)],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
     assert done.returncode == 0, done.stderr
     assert done.stdout.startswith("trainable params: ")

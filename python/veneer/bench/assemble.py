@@ -104,12 +104,8 @@ def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
         )
     except (ValueError, TypeError, RuntimeError) as error:
         raise Unavailable(f"HF PEFT refuses: {error}") from error
-    try:
-        parameters = peers.mapping(ours, model)
-    except LookupError as error:
-        raise compare.Mismatch(f"{PEER}: {error}") from error
+    contender = ground.contender(PEER, model, peers.mapping(ours, model))
     peers.copy_frozen(ours, model)
-    contender = ground.contender(PEER, model, parameters)
     if (defect := peers.DEFECTS.get(configuration.peft_type.value)) is not None:
         contender.uncompared, contender.note = defect[0 if ground.inner else 1], defect[2]
     return contender

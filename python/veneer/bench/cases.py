@@ -107,9 +107,8 @@ class Case:
         return f"layer/{self.variant.name}/{self.d_in}x{self.d_out}/N{self.tokens}/{tail}"
 
 
-def _bound(config: str, fields: dict[str, Any]) -> tuple[str, str, str]:
-    """(kind of site, method, its matrix if it has one) of a configuration."""
-    last: Exception | None = None
+def _bound(config: str, fields: dict[str, Any]) -> tuple[str, str, str] | None:
+    """(kind of site, method, its matrix if it has one) of a configuration; None where it cannot be bound as it is."""
     for kind in ("linear", "hidden"):
         site = {
             "kind": kind,
@@ -123,14 +122,13 @@ def _bound(config: str, fields: dict[str, Any]) -> tuple[str, str, str]:
         }
         try:
             methods, _ = bind(CONFIG_CLASSES[config](**fields, target_modules=["lin"]).to_dict(), [site])
-        except (ValueError, RuntimeError) as error:
-            last = error
+        except (ValueError, RuntimeError):
             continue
         options = json.loads(methods[0].plan)["options"]
         matrices = [options[slot] for slot in _matrix_slots(methods[0].name)]
         names = {m["name"] if isinstance(m, dict) else m for m in matrices}
         return kind, methods[0].name, names.pop() if len(names) == 1 else ""
-    raise ValueError(f"[bench] {config} {fields} cannot be bound to a layer: {last}")
+    return None
 
 
 def _matrix_slots(method: str) -> list[str]:
@@ -144,7 +142,8 @@ def variants() -> tuple[Variant, ...]:
     found: list[Variant] = []
     for config in registry["configs"]:
         for name, fields in CONFIG_ROWS.get(config, [(config.lower(), {})]):
-            found.append(Variant(name, config, fields, *_bound(config, fields)))
+            # One that needs more than its defaults is an error of its cases, not of the suite.
+            found.append(Variant(name, config, fields, *(_bound(config, fields) or ("linear", "", ""))))
     covered = {(variant.method, variant.matrix) for variant in found}
     for method in registry["methods"]:
         slots = _matrix_slots(method)
@@ -154,7 +153,7 @@ def variants() -> tuple[Variant, ...]:
             options = {slot: {"name": matrix, **MATRIX_ROWS.get(matrix, {})} for slot in slots}
             name = matrix if method == "additive" else f"{method}-{matrix}".rstrip("-")
             fields = {"method": method, "options": options}
-            found.append(Variant(name, "METHOD", fields, *_bound("METHOD", fields)))
+            found.append(Variant(name, "METHOD", fields, *(_bound("METHOD", fields) or ("linear", method, matrix))))
     return tuple(found)
 
 

@@ -78,18 +78,17 @@ RENAMES = [
 ]
 
 
-def _kernel(c: Tensor, grad: bool) -> Tensor:
-    """Between our c[(i - j) mod b] and C3A's w[(j - i) mod b] / d_in; its own inverse but for the factor."""
-    blocks = c.reshape(1, 1, -1) if c.dim() == 1 else c
-    factor = blocks.shape[1] * blocks.shape[2]
-    return torch.roll(blocks.flip(-1), 1, -1) * factor if not grad else torch.roll(c.flip(-1), 1, -1) * factor
+def _kernel(c: Tensor) -> Tensor:
+    """C3A's w from our c, where c[(i - j) mod b] = w[(j - i) mod b] / d_in; and the gradient of c from the one of w."""
+    blocks = c.reshape(1, 1, -1) if c.dim() == 1 else c  # [m, q, b]
+    return torch.roll(blocks.flip(-1), 1, -1) * (blocks.shape[1] * blocks.shape[2])
 
 
 def mapping(ours: nn.Module, theirs: nn.Module) -> dict[str, Mapped]:
     """Our trained parameters' names -> PEFT's parameters.
 
     Raises:
-        LookupError: the two train different tensors.
+        Unavailable: the tensors of the two do not fit, so they cannot be given equal values.
     """
     mine = {name: p for name, p in ours.named_parameters() if p.requires_grad}
     other = {name: p for name, p in theirs.named_parameters() if p.requires_grad}
@@ -99,18 +98,18 @@ def mapping(ours: nn.Module, theirs: nn.Module) -> dict[str, Mapped]:
         names = [re.sub(pattern, replacement, name) for pattern, replacement in RENAMES]
         match = next((n for n in names if n in left), None)
         if match is None:
-            raise LookupError(f"HF PEFT trains nothing called {name}; left: {sorted(left)[:6]}")
+            raise Unavailable(f"HF PEFT has no parameter for {name} (bench/peers.py); left: {sorted(left)[:4]}")
         peer = left.pop(match)
         if "c3a_kernel" in match:
-            found[name] = Mapped(
-                peer, lambda t: _kernel(t, grad=False), lambda g, s=parameter.shape: _kernel(g, grad=True).reshape(s)
-            )
+            found[name] = Mapped(peer, _kernel, lambda g, shape=parameter.shape: _kernel(g).reshape(shape))
         elif peer.shape != parameter.shape:
-            raise LookupError(f"{name} is {list(parameter.shape)}, HF PEFT's {match} {list(peer.shape)}")
+            raise Unavailable(
+                f"{name} is {list(parameter.shape)}, HF PEFT's {match} {list(peer.shape)} (bench/peers.py)"
+            )
         else:
             found[name] = Mapped(peer)
     if left:
-        raise LookupError(f"HF PEFT also trains {sorted(left)[:6]}")
+        raise Unavailable(f"HF PEFT also trains {sorted(left)[:4]} (bench/peers.py)")
     return found
 
 

@@ -19,6 +19,9 @@ WAYS = {
     "static": {"static_graph": True},
     "views": {"gradient_as_bucket_view": True, "broadcast_buffers": False},
 }
+SOME = ("lora", "vera", "houlsby")
+CASES = [f"{model}-{row}-default" for model in ("mlp", "bert") for row in ROWS]
+CASES += [f"mlp-{row}-{way}" for row in SOME for way in ("static", "views")] + [f"bert-{row}-static-checkpointing" for row in SOME]
 
 
 def batches(name):
@@ -80,10 +83,6 @@ def work(rank, folder):
     with open(f"{folder}/results{rank}.json", "w") as file:
         json.dump(results, file)
     dist.destroy_process_group()
-
-
-CASES = [f"mlp-{row}-{way}" for row in ROWS for way in WAYS] + [f"bert-{row}-default" for row in ROWS]
-CASES += [f"bert-{row}-static-checkpointing" for row in ("lora", "houlsby")]
 
 
 @pytest.fixture(scope="module")

@@ -212,7 +212,7 @@ def test_files_go_both_ways(model, name, tmp_path):
     ours.save_pretrained(tmp_path / "ours")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # PEFT warns of missing and unexpected keys
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to|.*is_gradient_checkpointing")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to|.*is_gradient_checkpointing|The following rank_pattern")
         theirs = peft.PeftModel.from_pretrained(MODELS[model].build(torch.float64), tmp_path / "ours")
     expected = MODELS[model].run(ours, torch.float64)
     torch.testing.assert_close(MODELS[model].run(theirs.eval(), torch.float64), expected, rtol=1e-11, atol=1e-12)

@@ -101,7 +101,7 @@ def measure(host: nn.Module, layers: list[AdaptedLayer], args: tuple, kwargs: di
         storage = tensor.untyped_storage()
         if stack and storage.data_ptr() not in parameters:
             found.setdefault(stack[-1], {})[storage.data_ptr()] = storage.nbytes()
-        return tensor
+        return tensor.detach()  # a saved output returned as it is would be a reference cycle, never freed
 
     hooks = []
     for layer in layers:

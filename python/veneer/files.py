@@ -33,14 +33,24 @@ def read_tensors(directory: str | os.PathLike) -> dict[str, Tensor]:
         raise FileNotFoundError(f"[veneer] expected a folder with {WEIGHTS_NAME}, got {directory}")
     if (folder / WEIGHTS_NAME).is_file():
         try:
-            return load_file(folder / WEIGHTS_NAME)
+            return _without_doubles(load_file(folder / WEIGHTS_NAME))
         except SafetensorError as error:
             raise ValueError(f"[veneer] {folder / WEIGHTS_NAME} is damaged: {error}") from error
     if (folder / LEGACY_WEIGHTS_NAME).is_file():
-        return torch.load(folder / LEGACY_WEIGHTS_NAME, map_location="cpu", weights_only=True)
+        return _without_doubles(torch.load(folder / LEGACY_WEIGHTS_NAME, map_location="cpu", weights_only=True))
     raise FileNotFoundError(
         f"[veneer] expected {WEIGHTS_NAME} in {directory}, found {listed(sorted(p.name for p in folder.iterdir()))}"
     )
+
+
+def _without_doubles(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
+    """With bias="all", HF PEFT writes the biases of modules_to_save twice, under their path and under the wrapper's."""
+
+    def double(key: str) -> bool:
+        twin = tensors.get(key.replace(".modules_to_save.", "."))
+        return ".modules_to_save." in key and twin is not None and torch.equal(tensors[key], twin)
+
+    return {key: tensor for key, tensor in tensors.items() if not double(key)}
 
 
 def copy_strictly(source: Mapping[str, Tensor], into: Mapping[str, Tensor], what: str) -> None:

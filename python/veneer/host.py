@@ -302,7 +302,10 @@ class Host(nn.Module):
             if name in wrapper.modules_to_save
             for p in wrapper.modules_to_save[name].parameters()
         ]
-        found += [module._parameters["bias"] for module, _ in self._biases.get(name, [])]
+        resting = {
+            id(m) for wrapper in self.saved() for m in wrapper.original_module.modules()
+        }  # a saved copy acts for it
+        found += [module._parameters["bias"] for module, _ in self._biases.get(name, []) if id(module) not in resting]
         return [p for p in found if isinstance(p, nn.Parameter)]
 
     def _mark(self) -> None:

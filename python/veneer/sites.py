@@ -18,6 +18,8 @@ from veneer.config import TASK_HEADS, PeftConfig
 from veneer.names import in_layers, listed, named, suggestion, tails
 from veneer.saved_module import SavedModule
 
+PATTERNS = ("rank_pattern", "alpha_pattern", "feedforward_modules")  # of a configuration: they speak of its targets
+
 
 @dataclass
 class Place:
@@ -113,6 +115,7 @@ def find(model: nn.Module, config: PeftConfig) -> list[Found]:
         found = _wired(model, config, {"output": targets})
     else:
         found = _linear(model, config, targets)
+    _check_patterns(config, [one.place.path for one in found])
     found = _restricted(model, config, found)
     if not found:
         raise ValueError(
@@ -120,6 +123,18 @@ def find(model: nn.Module, config: PeftConfig) -> list[Found]:
             "modules_to_save take every matched module away"
         )
     return found
+
+
+def _check_patterns(config: PeftConfig, paths: list[str]) -> None:
+    """What a configuration says of some of its targets must be said of at least one."""
+    for field in PATTERNS[:2]:
+        for pattern in getattr(config, field, None) or {}:
+            if not any(named(rf"(.*\.)?({pattern})", path) for path in paths):
+                raise _miss(config, field, pattern, paths)
+    feedforward = getattr(config, "feedforward_modules", None)
+    for one in [feedforward] if isinstance(feedforward, str) else feedforward or []:
+        if not any(named(one if isinstance(feedforward, str) else [one], path) for path in paths):
+            raise _miss(config, "feedforward_modules", one, paths)
 
 
 def _restricted(model: nn.Module, config: PeftConfig, found: list[Found]) -> list[Found]:
@@ -242,5 +257,5 @@ def _miss(config: PeftConfig, what: str, name: str, known: list[str]) -> ValueEr
     words = [*tails(known), *known]
     return ValueError(
         f"[{type(config).__name__}] {what} names `{name}`, which matches no module{suggestion(name, words)}"
-        f" (modules here: {listed(tails(known))})"
+        f" ({'targets' if what in PATTERNS else 'modules'} here: {listed(tails(known))})"
     )

@@ -98,6 +98,8 @@ def test_a_quick_run_gives_rows_a_table_and_a_plot(tmp_path, capsys):
     )
     assert data["constants"]["gemm"]["float32"] > 0
     assert data["noise"]["cases"] == 4
+    few = sorted(r["id"] for r in data["rows"] if r["contender"] == FLOOR and r["rounds"] < 8)
+    assert data["noise"]["few_rounds"] == few
     assert all(list(row) == runner.ROW_KEYS for row in data["rows"])
     assert not any(row["error"] for row in data["rows"])
     found = {(row["variant"], row["contender"]): row for row in data["rows"]}

@@ -40,10 +40,7 @@ CONFIGS = {
     "lora": lora(),
     "rslora": lora(use_rslora=True),
     "lora gaussian": lora(init_lora_weights="gaussian"),
-    "lora patterns": lora(
-        rank_pattern={"first": 2, "query": 2, "c_attn": 2, "q_proj": 2},
-        alpha_pattern={"second": 7, "value": 7, "c_fc": 7},
-    ),
+    "lora patterns": lambda model: lora(rank_pattern={LINEAR[model][0]: 2}, alpha_pattern={LINEAR[model][1]: 7})(model),
     "lora all biases": lora(bias="all"),
     "lora own biases": lora(bias="lora_only"),
     "dora": lora(use_dora=True),
@@ -212,13 +209,16 @@ def test_files_go_both_ways(model, name, tmp_path):
     ours.save_pretrained(tmp_path / "ours")
     with warnings.catch_warnings():
         warnings.simplefilter("error")  # PEFT warns of missing and unexpected keys
-        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to|.*is_gradient_checkpointing|The following rank_pattern")
+        warnings.filterwarnings("ignore", message="fan_in_fan_out is set to|.*is_gradient_checkpointing")
         theirs = peft.PeftModel.from_pretrained(MODELS[model].build(torch.float64), tmp_path / "ours")
     expected = MODELS[model].run(ours, torch.float64)
     torch.testing.assert_close(MODELS[model].run(theirs.eval(), torch.float64), expected, rtol=1e-11, atol=1e-12)
     theirs.save_pretrained(tmp_path / "theirs")
     a, b = (load_file(tmp_path / folder / WEIGHTS) for folder in ("ours", "theirs"))
-    assert a.keys() == b.keys()
+    doubles = {
+        key for key in b if ".modules_to_save." in key
+    }  # of PEFT's with bias="all": the same numbers under two keys
+    assert a.keys() == b.keys() - doubles
     assert all(torch.equal(a[key], b[key]) for key in a)
     again = ours_from(tmp_path / "theirs", model, torch.float64)
     assert torch.equal(MODELS[model].run(again, torch.float64), expected)

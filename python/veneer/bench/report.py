@@ -13,7 +13,7 @@ from rich.text import Text
 
 from veneer.bench import targets
 from veneer.bench.contender import FLOOR, FLOOR_AGAIN, OURS
-from veneer.bench.timing import NOISY
+from veneer.bench.timing import FEW, NOISY
 
 
 def console() -> Console:
@@ -186,6 +186,7 @@ def noise_summary(rows: list[dict[str, Any]]) -> dict[str, Any]:
         "worst_points": max(points.values(), default=None),
         "cases": len(points),
         "noisy_cases": noisy,
+        "few_rounds": sorted(row["id"] for row in rows if row["contender"] == FLOOR and (row["rounds"] or FEW) < FEW),
     }
 
 
@@ -208,6 +209,11 @@ def print_end(out: Console, rows: list[dict[str, Any]], noise: dict[str, Any]) -
             )
         if row["error"]:
             out.print(Text(f"ERROR {row['id']}: {row['error']}", style="bold red"))
+    if noise["few_rounds"]:
+        few = len(noise["few_rounds"])
+        out.print(
+            Text(f"fewer than {FEW} rounds in {few} of {noise['cases']} cases: they show that all works", "yellow")
+        )
     if noise["worst_points"] is not None:
         text = f"noise: the floor differs from itself by up to {noise['worst_points']:.1f} points"
         if noise["noisy_cases"]:

@@ -42,7 +42,7 @@ class Settings:
     @property
     def fewest(self) -> int:
         """Rounds of a case at least, where they can be afforded."""
-        return 3 if self.quick else 8
+        return 3 if self.quick else timing.FEW
 
     @property
     def slowest(self) -> float:

@@ -18,6 +18,7 @@ from veneer.bench.contender import Contender, Sample
 
 PHASES = ("forward", "backward", "step")  # step: forward, backward, and the optimizer where there is one
 NOISY = 3.0  # points of tax that the floor may differ from itself
+FEW = 8  # with fewer rounds neither a median nor the noise is worth much
 
 Times = dict[str, dict[str, np.ndarray]]  # contender -> phase -> seconds, one for each round
 
@@ -90,7 +91,7 @@ def interleave(
     rounds: int | None = None,
     budget: float = 10.0,
     warm_up: int = 3,
-    at_least: int = 8,
+    at_least: int = FEW,
     at_most: int = 80,
 ) -> Times:
     """Times all contenders in turn.

@@ -28,7 +28,7 @@ class Vera final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override {
-    const at::Tensor d = params["vera_lambda_d"];
+    const at::Tensor& d = params["vera_lambda_d"];
     return at::matmul(params["vera_lambda_b"].unsqueeze(1) * as(up(params), d), d.unsqueeze(1) * as(down(params), d));
   }
 

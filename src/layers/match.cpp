@@ -1,6 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // target_modules, exclude_modules, layers_to_transform: HF PEFT's rules, but a name that matches nothing is an error.
+#include <torch/nn/modules/linear.h>
+
 #include <algorithm>
 #include <nlohmann/json.hpp>
 #include <regex>

@@ -12,7 +12,14 @@ if(SKBUILD)
   install(TARGETS _core DESTINATION .)
   install(FILES "${python_output}/_build_info.py" DESTINATION .)
 else()
-  set_target_properties(veneer PROPERTIES INSTALL_RPATH "$ORIGIN" INSTALL_RPATH_USE_LINK_PATH ON)
+  # By name: INSTALL_RPATH_USE_LINK_PATH leaves out whatever lies inside the source folder, as .venv does.
+  set(runtime_folders ${VeneerTorch_LIBRARY_DIR})
+  if(VENEER_CUDA)
+    get_filename_component(cudart_folder "${VENEER_CUDART}" REALPATH)
+    get_filename_component(cudart_folder "${cudart_folder}" DIRECTORY)
+    list(APPEND runtime_folders "${cudart_folder}")
+  endif()
+  set_target_properties(veneer PROPERTIES INSTALL_RPATH "$ORIGIN;${runtime_folders}")
 endif()
 
 install(TARGETS veneer EXPORT veneerTargets LIBRARY DESTINATION ${CMAKE_INSTALL_LIBDIR}

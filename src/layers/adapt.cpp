@@ -28,7 +28,8 @@ json with_targets(json config, const Targets& targets) {
   return config;
 }
 
-// target_modules as files have them: "all-linear" as the paths it stands for, hidden sites by wiring.
+// The configuration as files have it: "all-linear" as the paths it stands for; hidden sites by wiring, with their size
+// where there is a field for it (Python cannot tell it from the nn.Identity that stands there).
 json written_targets(json config, const std::vector<FoundLayer>& layers) {
   json& targets = config["target_modules"];
   std::map<std::string, std::vector<std::string>> by_wiring;
@@ -41,6 +42,10 @@ json written_targets(json config, const std::vector<FoundLayer>& layers) {
   }
   if (!by_wiring.empty()) {
     targets = by_wiring;
+    const int64_t d = layers.front().layer->site().d_in;
+    const bool one_size = std::all_of(layers.begin(), layers.end(),
+                                      [&](const FoundLayer& found) { return found.layer->site().d_in == d; });
+    if (one_size && config.contains("hidden_size")) config["hidden_size"] = d;
   } else if (targets == "all-linear") {
     targets = paths;
   }

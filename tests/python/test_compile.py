@@ -158,9 +158,10 @@ from veneer import _core
 
 torch.set_num_threads(1)
 torch.manual_seed(0)
+train = sys.argv[2] == "True"
 result = {"build": _core.build_id(), "error": 0.0}
 for config in eval(sys.argv[1]):
-    model = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh(), torch.nn.Linear(8, 8))
+    model = torch.nn.Sequential(torch.nn.Linear(12, 8), torch.nn.Tanh())
     adapted = veneer.get_peft_model(model, config)
     for p in adapted.parameters():
         if p.requires_grad:
@@ -169,18 +170,20 @@ for config in eval(sys.argv[1]):
     for rows in (5, 3):
         x = torch.randn(rows, 12, requires_grad=True)
         inputs = [x, *(p for p in adapted.parameters() if p.requires_grad)]
-        got, expected = compiled(x), adapted(x)
-        a, b = (torch.autograd.grad(y.square().sum(), inputs) for y in (got, expected))
+        with torch.set_grad_enabled(train):
+            got, expected = compiled(x), adapted(x)
+        a, b = (torch.autograd.grad(y.square().sum(), inputs) if train else () for y in (got, expected))
         for one, other in zip((got, *a), (expected, *b)):
             result["error"] = max(result["error"], ((one - other).abs().max() / (1 + other.abs().max())).item())
-    result["output"] = compiled(torch.ones(2, 12)).flatten().tolist()
+    with torch.set_grad_enabled(train):
+        result["output"] = compiled(torch.ones(2, 12)).flatten().tolist()
 result["hits"] = counters["aot_autograd"]["autograd_cache_hit"] + counters["inductor"]["fxgraph_cache_hit"]
 result["misses"] = counters["aot_autograd"]["autograd_cache_miss"]
 print(json.dumps(result))
 """
 
 
-def run(configs, cache, package=None, library=None):
+def run(configs, cache, train=True, library=None):
     """One fresh process that compiles with inductor, its cache in a folder of ours."""
     if shutil.which(os.environ.get("CXX", "g++")) is None:
         pytest.skip("inductor needs a C++ compiler")
@@ -191,12 +194,15 @@ def run(configs, cache, package=None, library=None):
         "OMP_NUM_THREADS": "1",
     }
     env.pop("TORCHINDUCTOR_FORCE_DISABLE_CACHES", None)
-    if package:
-        env["PYTHONPATH"] = str(package)
     if library:
         env["LD_PRELOAD"] = str(library)
     done = subprocess.run(
-        [sys.executable, "-c", SCRIPT, configs], env=env, capture_output=True, text=True, timeout=300, check=False
+        [sys.executable, "-c", SCRIPT, configs, str(train)],
+        env=env,
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
     )
     assert done.returncode == 0, done.stderr[-3000:]
     return json.loads(done.stdout.splitlines()[-1])
@@ -205,8 +211,7 @@ def run(configs, cache, package=None, library=None):
 def test_inductor(tmp_path):
     fields = "target_modules='all-linear'"
     result = run(
-        f"[veneer.LoraConfig({fields}, lora_dropout=0.0), veneer.SurmConfig({fields}, use_dora=True), veneer.BottleneckConfig("
-        "target_modules={'output': ['0', '2']}, bottleneck_size=3)]",
+        f"[veneer.SurmConfig({fields}, use_dora=True), veneer.BottleneckConfig(target_modules={{'output': ['0']}}, bottleneck_size=3)]",
         tmp_path,
     )
     assert result["error"] < 1e-5
@@ -275,15 +280,18 @@ def rebuilt(tmp_path_factory, root):
 
 def test_a_rebuilt_library_is_not_served_old_graphs(rebuilt, tmp_path):
     library, unchanged, changed = rebuilt
-    assert unchanged == veneer._core.build_id()  # the id is a function of the sources alone
+    assert unchanged == veneer._core.build_id(), "the library is older than the sources: make build"
     assert changed != unchanged
-    config = "[veneer.IA3Config(target_modules=['2'], feedforward_modules=[])]"
-    first = run(config, tmp_path)
-    again = run(config, tmp_path)
-    assert (first["hits"], again["misses"]) == (0, 0)
-    assert again["hits"] > 0  # the cache is really in use
+    config = "[veneer.IA3Config(target_modules=['0'], feedforward_modules=[])]"
+    first = run(config, tmp_path, train=False)
+    again = run(config, tmp_path, train=False)
+    assert first["misses"] > 0
+    assert again["misses"] == 0  # the cache is really in use
+    assert again["hits"] > 0
     assert again["output"] == first["output"]
-    new = run(config, tmp_path, library=library)
+    new = run(config, tmp_path, train=False, library=library)
     assert new["build"] == changed
+    assert new["misses"] > 0
     assert new["error"] < 1e-5
-    torch.testing.assert_close(torch.tensor(new["output"]), 2 * torch.tensor(first["output"]))
+    before, after = (torch.atanh(torch.tensor(result["output"], dtype=torch.float64)) for result in (first, new))
+    torch.testing.assert_close(after, 2 * before, rtol=1e-3, atol=1e-4)

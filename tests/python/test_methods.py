@@ -189,9 +189,34 @@ def test_dropout_repeats_by_seed_and_has_the_right_mean(options):
     assert torch.equal(bound(x, weight=w, bias=b, seed=seed), bound(x, weight=w, bias=b, seed=seed))
     assert not torch.equal(bound(x, weight=w, bias=b, seed=seed), bound(x, weight=w, bias=b, seed=seed + 1))
     # The output is linear in the dropped input, so its mean over seeds is the output without dropout.
-    samples = torch.stack([bound(x, weight=w, bias=b, seed=torch.tensor([s])).detach() for s in range(4000)])
+    samples = torch.stack([bound(x, weight=w, bias=b, seed=torch.tensor([s])).detach() for s in range(1000)])
     error = (samples.mean(0) - bound(x, weight=w, bias=b)).abs()
-    assert (error <= 5.0 * samples.std(0) / 4000**0.5 + 1e-12).all()
+    assert (error <= 5.0 * samples.std(0) / 1000**0.5 + 1e-12).all()
+
+
+def test_dora_norm_is_float32_under_autocast():
+    """Its products would be 16-bit otherwise, and their sum cancels where W and the update do."""
+    from torch.utils._python_dispatch import TorchDispatchMode
+
+    class Recorder(TorchDispatchMode):
+        def __init__(self):
+            super().__init__()
+            self.seen = []
+
+        def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+            if function is torch.ops.aten.mm.default:
+                self.seen.append((tuple(args[0].shape), args[0].dtype))
+            return function(*args, **(kwargs or {}))
+
+    x, w, b = inputs(torch.float32)
+    bound = Bound.make("additive", {"matrix": {"name": "low_rank", "rank": 2}, "decompose": True}, 12, 8).to(
+        torch.float32
+    )
+    with Recorder() as recorder, torch.autocast("cpu", torch.bfloat16):
+        y = bound(x, weight=w, bias=b)
+    assert y.dtype == torch.bfloat16
+    assert dict(recorder.seen)[8, 12] == torch.float32  # W A^T
+    assert dict(recorder.seen)[5, 12] == torch.bfloat16  # x A^T
 
 
 def test_dropout_gradient_uses_the_forward_mask():
@@ -212,12 +237,8 @@ def test_seeded_dropout(dtype):
     torch.testing.assert_close(y[kept], (x.double() / 0.75).to(dtype)[kept], rtol=torch.finfo(dtype).eps * 2, atol=0)
     # The mask goes by logical position: strides and thread counts do not change it.
     assert torch.equal(ops.seeded_dropout(x.t().contiguous().t(), seed, p), y)
-    threads = torch.get_num_threads()
-    try:
-        torch.set_num_threads(1)
-        assert torch.equal(ops.seeded_dropout(x, seed, p), y)
-    finally:
-        torch.set_num_threads(threads)
+    torch.set_num_threads(4)
+    assert torch.equal(ops.seeded_dropout(x, seed, p), y)
     torch.library.opcheck(ops.seeded_dropout, (x.requires_grad_(), seed, p))
 
 

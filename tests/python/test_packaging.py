@@ -106,7 +106,8 @@ def test_a_second_build_has_nothing_to_do():
         for line in (BUILD / "CMakeCache.txt").read_text().splitlines()
         if line.startswith("CMAKE_MAKE_PROGRAM:")
     )
-    assert "no work to do" in run(ninja, "-n", "-C", BUILD, "veneer", "_core")
+    # Not a dry run (-n): in one the globbed folders always count as changed.
+    assert "no work to do" in run(ninja, "-C", BUILD, "veneer", "_core")
 
 
 def test_build_id_follows_the_sources(tmp_path):

@@ -42,8 +42,15 @@ class Net(nn.Module):
 
 CONFIGS = {
     "lora": peft.LoraConfig(r=2, lora_alpha=3, target_modules=["in", "first"], modules_to_save=["head"]),
-    "rslora_patterns": peft.LoraConfig(r=4, lora_alpha=3, use_rslora=True, target_modules="all-linear", exclude_modules=["head"],
-                                       rank_pattern={"in": 2}, alpha_pattern={"blocks.0.first": 5}),
+    "rslora_patterns": peft.LoraConfig(
+        r=4,
+        lora_alpha=3,
+        use_rslora=True,
+        target_modules="all-linear",
+        exclude_modules=["head"],
+        rank_pattern={"in": 2},
+        alpha_pattern={"blocks.0.first": 5},
+    ),
     "dora": peft.LoraConfig(r=2, use_dora=True, target_modules=r"blocks\.\d\.second", bias="all"),
     "lora_only": peft.LoraConfig(r=2, target_modules=["in", "second"], bias="lora_only", layers_to_transform=None),
     "ia3": peft.IA3Config(target_modules=["first", "second"], feedforward_modules=["second"]),

@@ -13,6 +13,7 @@
 
 #include "layers/call.h"
 #include "veneer/check.h"
+#include "veneer/numeric.h"
 
 namespace veneer {
 
@@ -76,15 +77,16 @@ Tensor LinearImpl::base_bias() const { return merged() ? as_placed(kept_->bias) 
 
 LinearImpl::Effective LinearImpl::effective() const {
   const torch::NoGradGuard no_grad;
-  Effective result{base_weight().detach(), base_bias().defined() ? base_bias().detach() : Tensor()};
+  const Tensor w = base_weight().detach(), b = base_bias().defined() ? base_bias().detach() : Tensor();
+  Effective result{wide(w), b.defined() ? wide(b) : b};  // several adapters round a 16-bit weight once
   for (const auto* part : acting()) {
     const Method& method = *part->bound->method;
     VENEER_CHECK(method.mergeable(), part->bound->name, "adapter `", part->name(),
                  "` cannot be merged: ", method.merge_refusal());
     result.weight = method.weight(result.weight, part->params());
-    if (result.bias.defined()) result.bias = method.bias(result.bias, part->params());
+    if (b.defined()) result.bias = method.bias(result.bias, part->params());
   }
-  return result;
+  return {veneer::as(result.weight, w), b.defined() ? veneer::as(result.bias, b) : b};
 }
 
 // set_data swaps the tensor behind the parameter: the optimizer's and the user's handles stay valid, and the base's own

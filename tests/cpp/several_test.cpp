@@ -190,6 +190,24 @@ TEST(Merge, MovedWhileMergedComesBackMoved) {
   EXPECT_TRUE(same(net->layer->weight, weight.to(at::kFloat)));
 }
 
+TEST(Merge, SeveralAdaptersRoundA16BitWeightOnce) {
+  One net = several({lora, circulant, lora});
+  set_active(*net, {"a", "b", "c"});
+  net->to(at::kFloat);
+  net->eval();
+  const auto cast_base = [&](at::ScalarType type) {
+    net->layer->weight.set_data(net->layer->weight.to(type));
+    net->layer->bias.set_data(net->layer->bias.to(type));
+  };
+  cast_base(at::kBFloat16);
+  merge(*net);
+  const torch::Tensor merged = net->layer->weight.clone();
+  unmerge(*net);
+  cast_base(at::kFloat);
+  merge(*net);
+  EXPECT_TRUE(same(merged, net->layer->weight.to(at::kBFloat16)));
+}
+
 TEST(Merge, AllLayersOrNone) {
   Net net;
   net->eval();

@@ -195,15 +195,18 @@ class AdaptedLayer(nn.Module):
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         running = self._running
         if not running:
-            if self.merged_adapters and self.training and torch.is_grad_enabled():
-                raise RuntimeError(
-                    f"[veneer] {listed(self.merged_adapters)} is merged into {self.path}, where training would "
-                    "not reach it: unmerge_adapter() first, or model.eval()"
-                )
+            self._refuse_training_merged()
             return self.base_layer(*args, **kwargs)
         if self.wiring == "linear":
             return self._linear(running, *args, **kwargs)
         return self._hidden(running, args, kwargs)
+
+    def _refuse_training_merged(self) -> None:
+        if self.merged_adapters and self.training and torch.is_grad_enabled():
+            raise RuntimeError(
+                f"[veneer] {listed(self.merged_adapters)} is merged into {self.path}, where training would "
+                "not reach it: unmerge_adapter() first, or model.eval()"
+            )
 
     def _linear(self, running: tuple[Adapter, ...], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer = self.base_layer
@@ -277,26 +280,27 @@ class AdaptedLayer(nn.Module):
         return None
 
     @torch.no_grad()
+    def merged(self, names: list[str], safe: bool) -> dict[str, Tensor]:
+        """What `merge` writes for `names`; the caller has asked `merge_refusal`. `safe` refuses NaN and infinity."""
+        tensors = self.effective([self.adapters[name] for name in names])
+        for what, tensor in tensors.items() if safe else ():
+            if not tensor.isfinite().all():
+                raise ValueError(
+                    f"[veneer] merging {listed(names)} into {self.path} gives a {what} with NaN or infinity"
+                )
+        return tensors
+
+    @torch.no_grad()
     def merge(
-        self, names: list[str], keep_on: torch.device | str | None, safe: bool = False, keep: bool = True
+        self, names: list[str], merged: dict[str, Tensor], keep_on: torch.device | str | None, keep: bool
     ) -> None:
-        """Writes the effective weight of `names` into the base. Keeps the old one (on `keep_on`; None: where it is) for
-        `unmerge`; the caller has asked `merge_refusal`."""
-        names = [name for name in names if name in self.adapters]
-        if not names:
-            return
-        merged = self.effective([self.adapters[name] for name in names])
-        if safe:
-            for name, tensor in merged.items():
-                if not tensor.isfinite().all():
-                    raise ValueError(
-                        f"[veneer] merging {listed(names)} into {self.path} gives a {name} with NaN or infinity"
-                    )
+        """Writes the `merged` tensors of `names` into the base. Keeps the old ones (on `keep_on`; None: where they are)
+        for `unmerge`."""
+        targets = {name: getattr(self.base_layer, name) for name in merged}
+        if keep:
+            self._kept = {name: t.detach().to(keep_on or t.device, copy=True) for name, t in targets.items()}
         for name, tensor in merged.items():
-            target = getattr(self.base_layer, name)
-            if keep:
-                self._kept[name] = target.detach().to(keep_on or target.device, copy=True)
-            target.copy_(tensor)
+            targets[name].copy_(tensor)
         self.merged_adapters = names
         self._refresh()
 
@@ -324,19 +328,24 @@ class AdaptedLayer(nn.Module):
                 f"calls it, and {problem}"
             )
 
+    def _read(self, name: str) -> Tensor | None:
+        self._refuse_training_merged()
+        running = self._running
+        dense = self.wiring == "linear" and base.dense_weight(self.base_layer) is not None
+        if running and dense and all(adapter.method.traits.mergeable for adapter in running):
+            return self.effective(list(running)).get(name)
+        return getattr(self.base_layer, name)
+
     @property
     def weight(self) -> Tensor:
-        """The base's weight; for a parent that reads weights instead of calling layers, the effective one, with gradient."""
-        if self.read_by and self._running:
-            return self.effective(list(self._running))["weight"]
-        return self.base_layer.weight
+        """For a model that reads weights instead of calling layers: the effective one, with gradient, while adapters that
+        have one act; else the base's."""
+        return self._read("weight")
 
     @property
     def bias(self) -> Tensor | None:
-        """The base's bias; the effective one where `weight` is."""
-        if self.read_by and self._running:
-            return self.effective(list(self._running)).get("bias")
-        return self.base_layer.bias
+        """The bias, effective where `weight` is."""
+        return self._read("bias")
 
     # Being a module -------------------------------------------------------------------------------------------------
 

@@ -22,7 +22,11 @@ LEGACY_WEIGHTS_NAME = "adapter_model.bin"  # HF PEFT's older format, read only
 
 def write_tensors(directory: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
     """Writes the tensors of one adapter; the old file stays whole on failure."""
-    plain = {key: tensor.detach().cpu().contiguous() for key, tensor in tensors.items()}
+    # Copies, since a tied bias has two keys and safetensors refuses shared memory.
+    plain = {
+        key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
+        for key, tensor in tensors.items()
+    }
     write_whole(Path(directory) / WEIGHTS_NAME, save(plain, metadata={"format": "pt"}))
 
 

@@ -6,7 +6,7 @@ is trained. `PeftModel` is its user-facing side."""
 from __future__ import annotations
 
 import json
-import warnings
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from veneer import base, sites
 from veneer.adapted import AdaptedLayer, Slot, Tensors
+from veneer.biases import Biases
 from veneer.config import PeftConfig
 from veneer.method import Spec, bind, ops
 from veneer.names import block_index, listed, suggestion
@@ -25,14 +26,21 @@ class Host(nn.Module):
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
+        if not isinstance(model, nn.Module):
+            raise TypeError(f"[veneer] expected a torch.nn.Module to adapt, got {type(model).__name__}")
+        if any(isinstance(module, Host) or sites.inside(module) is not None for module in model.modules()):
+            raise ValueError(
+                "[veneer] the model carries adapters already: use add_adapter(name, config) of the PeftModel that wraps it, "
+                "or unload() that first"
+            )
         self.model = model
         self.peft_config: dict[str, PeftConfig] = {}
         self.active: list[str] = []
         self.disabled = False
+        self.frozen = False  # the active adapters act and are not trained
+        self.unloaded = False
         self._shared: dict[str, list[tuple[Spec, Slot]]] = {}  # adapter -> tensors shared by its layers
-        self._biases: dict[
-            str, list[tuple[nn.Module, Tensor]]
-        ] = {}  # adapter -> trained biases' modules, original values
+        self._biases: dict[str, Biases] = {}  # adapter -> what it trains of the base
         self._was_trained = {name for name, parameter in model.named_parameters() if parameter.requires_grad}
         for parameter in model.parameters():
             parameter.requires_grad_(False)
@@ -48,13 +56,21 @@ class Host(nn.Module):
     def saved(self) -> list[SavedModule]:
         return [module for module in self.model.modules() if isinstance(module, SavedModule)]
 
+    def merged(self) -> set[str]:
+        """Names of the adapters whose updates are in the base's weights."""
+        return {name for layer in self.layers() for name in layer.merged_adapters}
+
     # Adding and removing --------------------------------------------------------------------------------------------
 
     def add(self, name: str, config: PeftConfig, autocast_adapter_dtype: bool) -> None:
         """Adds an adapter, inactive. On any error the model is as before."""
+        if self.unloaded:
+            raise RuntimeError(
+                "[veneer] the adapters were unloaded: get_peft_model(model, config) adapts the model anew"
+            )
         self._check_name(name)
         self._check_bias(config)
-        if any(layer.merged_adapters for layer in self.layers()):
+        if self.merged():
             raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before adding another")
         found = sites.find(self.model, config)
         layers = [self._layer_at(one, config) for one in found]
@@ -81,11 +97,13 @@ class Host(nn.Module):
             raise
         for one, layer in zip(found, layers, strict=True):
             self._put(one.place, layer)
+            layer.disable(self.disabled)
         for place in saved:
             wrapper = next((w for w in place.wrappers if isinstance(w, SavedModule)), None)
             if wrapper is None:
                 wrapper = SavedModule(place.parent._modules[place.name], place.path)
                 self._put(place, wrapper)
+                wrapper.disable(self.disabled)
             wrapper.add(name)
         self._add_biases(name, config, layers)
         self.peft_config[name] = config
@@ -168,9 +186,10 @@ class Host(nn.Module):
     def delete(self, name: str) -> None:
         """Deletes an adapter and unwraps the layers that it leaves without any."""
         self.known(name)
-        if any(name in layer.merged_adapters for layer in self.layers()):
+        if name in self.merged():
             raise RuntimeError(f"[veneer] {name} is merged: unmerge_adapter() before deleting it")
-        self._restore_biases(name)
+        if name in self._biases:
+            self._biases.pop(name).rest(True)
         self._drop_tensors(name, self.layers())
         for wrapper in self.saved():
             if name in wrapper.modules_to_save:
@@ -192,9 +211,13 @@ class Host(nn.Module):
     def unload(self) -> nn.Module:
         """The plain model, with merged weights and trained biases where they are, and saved modules' active copies in place
         only if they act; drops every adapter. Trainable is what was so before."""
+        self.unloaded = True
         for wrapper in self.saved():
             wrapper.original_module = wrapper.current
         self._unwrap(lambda layer: True)  # noqa: ARG005
+        for name in list(self.peft_config):
+            self._drop_tensors(name, [])
+        self.peft_config, self.active, self._biases = {}, [], {}
         for name, parameter in self.model.named_parameters():
             parameter.requires_grad_(name in self._was_trained)
         return self.model
@@ -227,65 +250,59 @@ class Host(nn.Module):
 
     def _add_biases(self, name: str, config: PeftConfig, layers: list[AdaptedLayer]) -> None:
         option = getattr(config, "bias", "none")
-        if option == "none":
+        if option == "all":  # HF PEFT's rule: every parameter with "bias" in its path
+            slots = {
+                (module, attribute): None
+                for path, module in [
+                    ("", self.model),
+                    *((place.path, place.module) for place in sites.places(self.model)),
+                ]
+                for attribute, parameter in module._parameters.items()
+                if parameter is not None and "bias" in f"{path}.{attribute}"
+            }
+        elif option != "none":
+            slots = {
+                (layer.base_layer, "bias"): None
+                for layer in layers
+                if layer.base_layer._parameters.get("bias") is not None
+            }
+        else:
             return
-        modules = (
-            [place.module for place in sites.places(self.model)]
-            if option == "all"
-            else [layer.base_layer for layer in layers]
-        )
-        # The original values are kept: they are the base when the adapter is disabled or unloaded.
-        self._biases[name] = [
-            (m, m._parameters["bias"].detach().clone()) for m in modules if m._parameters.get("bias") is not None
-        ]
-
-    def _swap_biases(self) -> None:
-        with torch.no_grad():
-            for name, pairs in self._biases.items():
-                swapped = []
-                for module, other in pairs:
-                    parameter = module._parameters["bias"]
-                    current = parameter.detach().clone()
-                    parameter.copy_(other)
-                    swapped.append((module, current))
-                self._biases[name] = swapped
-
-    def _restore_biases(self, name: str) -> None:
-        if name in self._biases:
-            if not self.disabled:
-                self._swap_biases()
-            del self._biases[name]
+        self._biases[name] = Biases(slots)
+        self._biases[name].rest(self.disabled)
 
     # What acts, what is trained -------------------------------------------------------------------------------------
 
-    def activate(self, names: list[str]) -> None:
-        """Sets the active adapters; refuses, and changes nothing, if they cannot act together."""
+    def activate(self, names: list[str], frozen: bool = False) -> None:
+        """Sets the active adapters, trained unless `frozen`; refuses, and changes nothing, if they cannot act together."""
         for name in names:
             self.known(name)
         if len(set(names)) != len(names):
             raise ValueError(f"[veneer] an adapter can be active once; got {listed(names)}")
-        merged = {m for layer in self.layers() for m in layer.merged_adapters}
+        merged = self.merged()
         if merged and list(names) != self.active:
             raise RuntimeError(
                 f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before activating others"
             )
-        before = self.active
-        try:
-            for module in [*self.layers(), *self.saved()]:
-                module.activate(names)
-        except ValueError:
-            for module in [*self.layers(), *self.saved()]:
-                module.activate(before)
-            raise
-        self.active = list(names)
+        if not merged:
+            try:
+                for module in [*self.layers(), *self.saved()]:
+                    module.activate(names)
+                for wrapper in self.saved():
+                    wrapper.check_bypassed()
+            except ValueError:
+                for module in [*self.layers(), *self.saved()]:
+                    module.activate(self.active)
+                raise
+        self.active, self.frozen = list(names), frozen
         self._mark()
 
     def disable(self, disabled: bool) -> None:
         """Makes the model the base again, or lets the active adapters act again."""
-        if disabled and any(layer.merged_adapters for layer in self.layers()):
+        if disabled and self.merged():
             raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before disabling them")
-        if disabled != self.disabled:
-            self._swap_biases()
+        for biases in self._biases.values():
+            biases.rest(disabled)
         self.disabled = disabled
         for module in [*self.layers(), *self.saved()]:
             module.disable(disabled)
@@ -305,79 +322,14 @@ class Host(nn.Module):
         resting = {
             id(m) for wrapper in self.saved() for m in wrapper.original_module.modules()
         }  # a saved copy acts for it
-        found += [module._parameters["bias"] for module, _ in self._biases.get(name, []) if id(module) not in resting]
+        slots = self._biases[name].slots if name in self._biases else ()
+        found += [module._parameters[attribute] for module, attribute in slots if id(module) not in resting]
         return [p for p in found if isinstance(p, nn.Parameter)]
 
     def _mark(self) -> None:
         for name, config in self.peft_config.items():
             for parameter in self.trained(name):
-                parameter.requires_grad_(name in self.active and not config.inference_mode)
-
-    # Merging --------------------------------------------------------------------------------------------------------
-
-    def merge(
-        self,
-        names: list[str] | None,
-        keep_on: torch.device | str | None,
-        safe: bool,
-        progress: Any = None,
-        keep: bool = True,
-    ) -> None:
-        """Merges adapters (the active ones) into the base weights: all or nothing, where copies are kept."""
-        names = list(self.active if names is None else names)
-        for name in names:
-            self.known(name)
-        layers = self.layers()
-        merged = {m for layer in layers for m in layer.merged_adapters}
-        if merged:
-            if merged == set(names):
-                warnings.warn(f"[veneer] {listed(names)} is merged already", stacklevel=3)
-                return
-            raise RuntimeError(
-                f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before merging {listed(names)}"
-            )
-        active = self.active
-        self.activate(names)  # refuses what cannot act together
-        self.activate(active)
-        owners = self._owners()
-        for layer in layers:
-            here = [name for name in names if name in layer.adapters]
-            refusal = layer.merge_refusal(here) if here else None
-            if here and refusal is None:
-                others = [path for path in owners[id(layer.base_layer.weight)] if path != layer.path]
-                if others:
-                    refusal = (
-                        f"the weight of {layer.path} is also that of {listed(others)}, which merging would change; untie "
-                        "them first"
-                    )
-            if refusal:
-                raise ValueError(f"[veneer] cannot merge: {refusal}")
-        done = []
-        try:
-            for layer in progress(layers) if progress else layers:
-                layer.merge(names, keep_on, safe, keep)
-                done.append(layer)
-        except BaseException:
-            for layer in done:
-                layer.unmerge()
-            raise
-
-    def _owners(self) -> dict[int, list[str]]:
-        owners: dict[int, list[str]] = {}
-        seen = set()
-        for place in sites.places(self.model):
-            if (id(place.module), "weight") not in seen:
-                seen.add((id(place.module), "weight"))
-                for parameter in place.module._parameters.values():
-                    owners.setdefault(id(parameter), []).append(place.path)
-        return owners
-
-    def unmerge(self) -> None:
-        layers = self.layers()
-        if not any(layer.merged_adapters for layer in layers):
-            warnings.warn("[veneer] nothing is merged", stacklevel=3)
-        for layer in layers:
-            layer.unmerge()
+                parameter.requires_grad_(name in self.active and not config.inference_mode and not self.frozen)
 
     # Tensors of an adapter ------------------------------------------------------------------------------------------
 
@@ -402,6 +354,23 @@ class Host(nn.Module):
                 prefix = f"{names[id(wrapper)]}.modules_to_save.{name}"
                 for key, tensor in wrapper.tensors(name).items():
                     found[f"base_model.model.{wrapper.path}.{key}"] = (f"{prefix}.{key}", tensor)
-        for module, _ in self._biases.get(name, []):
-            put(f"{names[id(module)]}.bias", module, "bias")
+        for key, tensor in self._trained_biases(name, "base_model."):
+            found[key] = key, tensor
         return found
+
+    def _trained_biases(self, name: str, prefix: str) -> Iterator[tuple[str, Tensor]]:
+        names = {id(module): path for path, module in self.named_modules()}
+        for (module, attribute), tensor in self._biases[name].trained() if name in self._biases else ():
+            yield f"{prefix}{names[id(module)]}.{attribute}", tensor
+
+    def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
+        """While disabled: with the trained biases, so that a saved state is the truth."""
+        state = super().state_dict(*args, destination=destination, prefix=prefix, keep_vars=keep_vars)
+        if self.disabled:
+            state.update(item for name in self._biases for item in self._trained_biases(name, prefix))
+        return state
+
+    def _load_from_state_dict(self, *args: Any, **kwargs: Any) -> None:
+        if self.disabled and self._biases:
+            raise RuntimeError("[veneer] adapters are disabled: leave disable_adapter() before loading a state dict")
+        super()._load_from_state_dict(*args, **kwargs)

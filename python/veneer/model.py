@@ -16,7 +16,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veneer import sites
+from veneer import merging, sites
 from veneer.config import PeftConfig, as_config
 from veneer.explain import Explanation, explain
 from veneer.files import copy_strictly, read_tensors, write_tensors
@@ -67,8 +67,6 @@ class PeftModel(_parent()):  # type: ignore[misc]
         autocast_adapter_dtype: bool = True,
     ) -> None:
         nn.Module.__init__(self)
-        if isinstance(model, PeftModel):
-            raise ValueError("[veneer] the model is adapted already; use add_adapter(name, config) for another adapter")
         self.base_model = Host(model)
         try:
             self.add_adapter(adapter_name, peft_config, autocast_adapter_dtype=autocast_adapter_dtype)
@@ -129,7 +127,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
         config = copy.deepcopy(as_config(peft_config))
         self._complete(config)
         self.base_model.add(adapter_name, config, autocast_adapter_dtype)
-        logger.debug("added %s\n%s", adapter_name, self.explain())
+        logger.debug("added %s (%s)", adapter_name, type(config).__name__)
 
     def _complete(self, config: PeftConfig) -> None:
         base = self.get_base_model()
@@ -142,11 +140,9 @@ class PeftModel(_parent()):  # type: ignore[misc]
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
         """Makes one adapter, or several that compose, act; only these are trained (none with `inference_mode`)."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
-        self.base_model.activate(names)
-        if inference_mode:
-            for name in names:
-                for parameter in self.base_model.trained(name):
-                    parameter.requires_grad_(False)
+        self.base_model.activate(names, frozen=inference_mode)
+        if logger.isEnabledFor(logging.DEBUG):
+            logger.debug("active: %s\n%s", listed(names), self.explain())
 
     def delete_adapter(self, adapter_name: str) -> None:
         """Deletes an adapter and frees its tensors. If it was the only active one, none is active."""
@@ -180,32 +176,28 @@ class PeftModel(_parent()):  # type: ignore[misc]
         Raises:
             ValueError: an adapter that has no effective weight, or a weight tied to another layer.
         """
-        self.base_model.merge(adapter_names, keep_on, safe_merge)
+        merging.merge(self.base_model, _names(adapter_names, "adapter_names"), keep_on, safe_merge)
 
     def unmerge_adapter(self) -> None:
         """Restores the weights from before `merge_adapter`, bit for bit."""
-        self.base_model.unmerge()
+        merging.unmerge(self.base_model)
 
     def merge_and_unload(
         self, progressbar: bool = False, safe_merge: bool = False, adapter_names: list[str] | None = None
     ) -> nn.Module:
         """The base model with plain layers and the adapters in its weights. Keeps no copies."""
-        host = self.base_model
         progress = None
         if progressbar:
             from tqdm.auto import tqdm
 
             progress = lambda layers: tqdm(layers, desc="merging", unit="layer")  # noqa: E731
-        names = list(host.active if adapter_names is None else adapter_names)
-        if not any(layer.merged_adapters for layer in host.layers()):
-            host.merge(names, None, safe_merge, progress, keep=False)
-        return host.unload()
+        return merging.merge_and_unload(self.base_model, _names(adapter_names, "adapter_names"), safe_merge, progress)
 
     def unload(self) -> nn.Module:
         """The base model as it was, without adapters."""
         host = self.base_model
-        if any(layer.merged_adapters for layer in host.layers()):
-            host.unmerge()
+        if host.merged():
+            merging.unmerge(host)
         for name in list(host.peft_config):
             host.delete(name)
         return host.unload()
@@ -230,8 +222,10 @@ class PeftModel(_parent()):  # type: ignore[misc]
         """
         if Path(save_directory).is_file():
             raise ValueError(f"[veneer] expected a folder, got the file {save_directory}")
-        names = list(self.peft_config) if selected_adapters is None else selected_adapters
-        for name in names:
+        if not self.peft_config:
+            raise RuntimeError("[veneer] there is no adapter to save: all were unloaded or deleted")
+        names = _names(selected_adapters, "selected_adapters")
+        for name in list(self.peft_config) if names is None else names:
             config = self.base_model.known(name)
             found = self.base_model.tensors(name)
             tensors = {key: tensor for key, (_, tensor) in found.items()}
@@ -298,7 +292,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
             raise
 
     def _fill(self, name: str, tensors: dict[str, Tensor], source: str | os.PathLike) -> None:
-        if any(layer.merged_adapters for layer in self.base_model.layers()):
+        if self.base_model.merged():
             raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before loading")
         copy_strictly(tensors, {key: tensor for key, (_, tensor) in self.base_model.tensors(name).items()}, str(source))
 
@@ -320,6 +314,12 @@ class PeftModel(_parent()):  # type: ignore[misc]
         """For every adapter on every layer: method, parameters, path and its reason. Given the model's inputs, one forward
         also measures the bytes each layer keeps for backward."""
         return explain(self.base_model, args, kwargs)
+
+
+def _names(names: list[str] | None, argument: str) -> list[str] | None:
+    if isinstance(names, str):
+        raise TypeError(f"[veneer] {argument} must be a list of names, got {names!r}; write [{names!r}]")
+    return None if names is None else list(names)
 
 
 def _close_inherited() -> None:

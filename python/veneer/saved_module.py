@@ -9,6 +9,25 @@ from typing import Any
 
 from torch import Tensor, nn
 
+from veneer.adapted import AdaptedLayer
+from veneer.names import listed
+
+
+def inside(module: nn.Module) -> nn.Module | None:
+    """What a wrapper of ours wraps; None for any other module."""
+    if isinstance(module, AdaptedLayer):
+        return module.base_layer
+    return module.original_module if isinstance(module, SavedModule) else None
+
+
+def _plain_copy(module: nn.Module) -> nn.Module:
+    root = nn.ModuleDict({"copy": copy.deepcopy(module)})
+    for parent in list(root.modules()):
+        for name, child in parent._modules.items():
+            while child is not None and (wrapped := inside(child)) is not None:
+                child = parent._modules[name] = wrapped  # noqa: PLW2901
+    return root["copy"]
+
 
 class SavedModule(nn.Module):
     """Holds the original, frozen, and a trained copy of it for each adapter; the active adapter's copy acts. Names are HF
@@ -24,8 +43,8 @@ class SavedModule(nn.Module):
         self.training = self.modules_to_save.training = original_module.training
 
     def add(self, name: str) -> None:
-        """Adds a copy of the original for an adapter."""
-        self.modules_to_save[name] = copy.deepcopy(self.original_module)
+        """Adds a copy of the original, without other adapters' layers in it, for an adapter."""
+        self.modules_to_save[name] = _plain_copy(self.original_module)
 
     def remove(self, name: str) -> None:
         del self.modules_to_save[name]
@@ -40,6 +59,15 @@ class SavedModule(nn.Module):
                 "them can be active"
             )
         self.active = here
+
+    def check_bypassed(self) -> None:
+        """Refuses active adapters on layers of the original for which the copy of another one acts."""
+        for layer in self.original_module.modules() if self.active else ():
+            if isinstance(layer, AdaptedLayer) and layer.active:
+                raise ValueError(
+                    f"[veneer] adapters cannot act together at {layer.path}: {listed(layer.active)} adapts it, and "
+                    f"{self.active[0]} has its own {self.path} (modules_to_save)"
+                )
 
     def disable(self, disabled: bool) -> None:
         self.disabled = disabled

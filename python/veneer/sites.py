@@ -12,11 +12,11 @@ from typing import Any
 from torch import nn
 
 from veneer import base
-from veneer.adapted import WIRINGS, AdaptedLayer, Tensors
+from veneer.adapted import WIRINGS, Tensors
 from veneer.architectures import ARCHITECTURES
 from veneer.config import TASK_HEADS, PeftConfig
 from veneer.names import in_layers, listed, named, suggestion, tails
-from veneer.saved_module import SavedModule
+from veneer.saved_module import inside
 
 PATTERNS = ("rank_pattern", "alpha_pattern", "feedforward_modules")  # of a configuration: they speak of its targets
 
@@ -48,13 +48,6 @@ class Found:
     place: Place
     wiring: str = "linear"
     argument: int = 0
-
-
-def inside(module: nn.Module) -> nn.Module | None:
-    """What a wrapper of ours wraps; None for any other module."""
-    if isinstance(module, AdaptedLayer):
-        return module.base_layer
-    return module.original_module if isinstance(module, SavedModule) else None
 
 
 def places(model: nn.Module) -> Iterator[Place]:

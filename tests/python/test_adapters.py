@@ -167,8 +167,13 @@ def test_names_of_adapters():
             call("defualt")
     with pytest.raises(ValueError, match="active once"):
         adapted.set_adapter(["default", "default"])
-    with pytest.raises(ValueError, match="adapted already"):
+    with pytest.raises(ValueError, match="carries adapters already"):
         get_peft_model(adapted, ROWS["lora"].make(MLP))
+    base = adapted.get_base_model()
+    state = {k: v.clone() for k, v in base.state_dict().items()}
+    with pytest.raises(ValueError, match=r"carries adapters already: use add_adapter.*unload\(\) that first"):
+        get_peft_model(base, ROWS["lora"].make(MLP))
+    assert_same(base.state_dict(), state)
     # Names that a parameter's key contains: HF PEFT loads nothing for an adapter called "lora".
     for name in ("lora", "weight_", "lora_A", "base_layer", "modules_to_save", "model"):
         twin = scramble(adapt(MLP, ROWS["lora"]))
@@ -269,6 +274,96 @@ def test_biases(config, bias, tmp_path):
     adapted.unmerge_adapter()
     assert torch.equal(MLP.run(adapted), acting)
     assert_same(adapted.unload().state_dict(), before)
+
+
+def test_all_biases_are_those_with_bias_in_their_name():
+    model = nn.Sequential(nn.MultiheadAttention(8, 2, batch_first=True), nn.Linear(8, 8))
+    adapted = get_peft_model(model, LoraConfig(target_modules=["1"], bias="all"))
+    names = {n.removeprefix("base_model.model.") for n in trained(adapted) if "bias" in n}
+    assert names == {"0.in_proj_bias", "0.out_proj.bias", "1.base_layer.bias"}
+
+
+def test_a_tied_bias_is_trained_once_and_saved_under_each_name(tmp_path):
+    def tied():
+        torch.manual_seed(1)
+        model = nn.Sequential(nn.Linear(6, 6), nn.Linear(6, 6))
+        model[1].bias = model[0].bias
+        return model
+
+    x = torch.randn(3, 6)
+    adapted = scramble(get_peft_model(tied(), LoraConfig(target_modules=["0", "1"], bias="all")))
+    acting = adapted(x)
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(x), tied()(x))
+    assert torch.equal(adapted(x), acting)
+    adapted.save_pretrained(tmp_path)
+    assert torch.equal(PeftModel.from_pretrained(tied(), tmp_path)(x), acting)
+
+
+def test_while_disabled_the_adapter_is_kept_as_it_is(tmp_path):
+    adapted = scramble(get_peft_model(MLP.build(), LoraConfig(target_modules=["first"], bias="all")))
+    acting, state = MLP.run(adapted), {k: v.clone() for k, v in adapted.state_dict().items()}
+    with adapted.disable_adapter():
+        assert_same(adapted.state_dict(), state)
+        adapted.save_pretrained(tmp_path)
+        assert torch.equal(MLP.run(adapted), MLP.run(MLP.build()))
+        with pytest.raises(RuntimeError, match=r"leave disable_adapter\(\) before merging"):
+            adapted.merge_adapter()
+        with pytest.raises(RuntimeError, match=r"leave disable_adapter\(\) before loading a state dict"):
+            adapted.load_state_dict(state)
+        adapted.load_adapter(tmp_path, "default")
+    assert torch.equal(MLP.run(adapted), acting)
+    assert torch.equal(MLP.run(PeftModel.from_pretrained(MLP.build(), tmp_path)), acting)
+    assert_same(adapted.unload().state_dict(), MLP.build().state_dict())
+
+
+def test_an_adapter_added_while_disabled_acts_afterwards():
+    adapted = scramble(adapt(MLP, ROWS["lora"]))
+    expected = MLP.run(MLP.build())
+    with adapted.disable_adapter():
+        adapted.add_adapter("second", LoraConfig(target_modules=["third"], modules_to_save=["head"]))
+        adapted.set_adapter("second")
+        scramble(adapted)
+        assert torch.equal(MLP.run(adapted), expected)
+    assert not torch.equal(MLP.run(adapted), expected)
+
+
+def test_an_adapter_frozen_by_set_adapter_stays_so():
+    adapted = adapt(MLP, ROWS["lora"])
+    adapted.set_adapter("default", inference_mode=True)
+    adapted.add_adapter("b", ROWS["lora"].make(MLP))
+    assert not trained(adapted)
+    adapted.delete_adapter("b")
+    assert not trained(adapted)
+    adapted.set_adapter("default")
+    assert trained(adapted)
+
+
+@pytest.mark.parametrize("first", ["heads", "layers"])
+def test_a_saved_module_with_another_adapter_s_layers_in_it(first, tmp_path):
+    """Its copy is of the plain module, and the two do not act together: the one's layers would be bypassed."""
+    model = MODELS["roberta"]
+    configs = {
+        "layers": LoraConfig(target_modules=["query", "classifier.dense"]),
+        "heads": LoraConfig(target_modules=["query"], modules_to_save=["classifier"]),
+    }
+    second = "layers" if first == "heads" else "heads"
+    adapted = scramble(get_peft_model(model.build(), configs[first], first))
+    adapted.add_adapter(second, configs[second])
+    adapted.set_adapter(second)
+    scramble(adapted, seed=6)
+    adapted.save_pretrained(tmp_path)
+    for name in (first, second):
+        adapted.set_adapter(name)
+        acting = model.run(adapted)
+        assert torch.equal(model.run(PeftModel.from_pretrained(model.build(), tmp_path / name)), acting)
+    pattern = r"cannot act together at classifier\.dense: layers adapts it, and heads has its own classifier"
+    with pytest.raises(ValueError, match=pattern):
+        adapted.set_adapter([first, second])
+    assert torch.equal(model.run(adapted), acting)
+    adapted.set_adapter("heads")
+    acting = model.run(adapted)
+    torch.testing.assert_close(model.run(adapted.merge_and_unload()), acting, rtol=1e-5, atol=1e-5)
 
 
 # Where adapters go ---------------------------------------------------------------------------------------------------

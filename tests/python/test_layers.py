@@ -295,6 +295,66 @@ def test_adapters_act_below_modules_that_read_weights(reader, row, fast_path):
     assert all("read as a weight" in reason or "base is a" in reason for reason in reads)
 
 
+class Reader(nn.Module):
+    """A model of a user's that reads the tensors of its layer."""
+
+    def __init__(self):
+        super().__init__()
+        torch.manual_seed(1)
+        self.fc = nn.Linear(D_IN, D_OUT)
+
+    def forward(self, x):
+        return F.linear(x.to(self.fc.weight.dtype), self.fc.weight, self.fc.bias)
+
+
+@pytest.mark.parametrize("row", MERGEABLE)
+def test_adapters_act_where_any_module_reads_the_weight(row):
+    changes = {"feedforward_modules": []} if row.name == "ia3" else {}
+    x = torch.randn(4, D_IN)
+    expected = Reader()(x)
+    adapted = get_peft_model(Reader(), row.make(MODELS["mlp"], target_modules=["fc"], **changes))
+    assert torch.equal(adapted(x), expected)
+    state = set(adapted.state_dict())
+    scramble(adapted)
+    called = adapted.base_model.model.fc(x)
+    assert (called - expected).abs().max() > 1e-3
+    for training in (True, False):
+        adapted.train(training)
+        torch.testing.assert_close(adapted(x), called, rtol=1e-5, atol=1e-5)
+        read, direct = (gradients(adapted, loss_of(f(x))) for f in (adapted, adapted.base_model.model.fc))
+        for name, gradient in direct.items():
+            torch.testing.assert_close(read[name], gradient, rtol=1e-4, atol=1e-5)
+            assert gradient.abs().max() > 0
+    torch.testing.assert_close(copy.deepcopy(adapted)(x), called, rtol=1e-5, atol=1e-5)
+    torch.testing.assert_close(torch.compile(adapted, backend="eager")(x), called, rtol=1e-5, atol=1e-5)
+    assert set(adapted.state_dict()) == state
+    with adapted.disable_adapter():
+        assert torch.equal(adapted(x), expected)
+    adapted.merge_adapter()
+    torch.testing.assert_close(adapted(x), called, rtol=1e-5, atol=1e-5)
+    adapted.train()
+    with pytest.raises(RuntimeError, match=r"merged into fc, where training would not reach it"):
+        adapted(x)
+
+
+def test_training_while_merged_is_refused_where_the_weight_is_read():
+    adapted = scramble(get_peft_model(attention(), LoraConfig(target_modules=["out_proj"])))
+    x = torch.randn(2, 5, D_IN)
+    adapted.merge_adapter()
+    adapted.eval()(x)
+    adapted.train()
+    with pytest.raises(RuntimeError, match=r"merged into attention.out_proj, where training would not reach it"):
+        adapted(x)
+
+
+def test_the_type_of_a_weight_is_read_by_t5():
+    model = MODELS["t5"]
+    adapted = scramble(get_peft_model(model.build(), LoraConfig(target_modules=["wo", "q"])))
+    layer = adapted.get_base_model().encoder.block[0].layer[1].DenseReluDense.wo
+    assert (layer.weight.dtype, layer.weight.device) == (torch.float32, torch.device("cpu"))
+    assert all(g is not None and g.abs().max() > 0 for g in gradients(adapted, loss_of(model.run(adapted))).values())
+
+
 def test_what_a_reader_would_skip_is_refused():
     @veneer.method("test_forward_only")
     class ForwardOnly(veneer.Method):

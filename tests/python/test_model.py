@@ -227,6 +227,68 @@ def test_merge_twice_warns_and_kept_copies_can_go_elsewhere(row):
         torch.testing.assert_close(value, state[key], rtol=0, atol=0, equal_nan=True)
 
 
+@pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+def test_a_safe_merge_is_of_all_layers_or_none(merge):
+    model = MODELS["mlp"]
+    adapted = scramble(adapt(model, ROWS["lora"]))
+    with torch.no_grad():
+        list(trained(adapted).values())[-1].fill_(float("nan"))  # in the last layer
+    bases = [(layer.base_layer.weight, layer.base_layer.weight.clone()) for layer in adapted.base_model.layers()]
+    with pytest.raises(ValueError, match=r"merging default into fourth gives a weight with NaN or infinity"):
+        getattr(adapted, merge)(safe_merge=True)
+    assert all(torch.equal(weight, before) for weight, before in bases)
+    assert not adapted.base_model.merged()
+    assert list(adapted.peft_config) == ["default"]
+
+
+@pytest.mark.parametrize("unload", ["merge_and_unload", "unload"])
+def test_after_unloading_the_wrapper_holds_no_adapter(unload, tmp_path):
+    model = MODELS["bert"]
+    adapted = scramble(adapt(model, ROWS["vera"]))
+    plain_model = getattr(adapted, unload)()
+    assert (adapted.peft_config, adapted.active_adapters) == ({}, [])
+    assert torch.equal(model.run(adapted), model.run(plain_model))
+    assert not any("vera" in key for key in adapted.state_dict())
+    with pytest.raises(RuntimeError, match="there is no adapter to save: all were unloaded or deleted"):
+        adapted.save_pretrained(tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+    with pytest.raises(RuntimeError, match="were unloaded: get_peft_model"):
+        adapted.add_adapter("more", ROWS["vera"].make(model))
+    with pytest.raises(RuntimeError, match="no adapter is active"):
+        adapted.merge_and_unload()
+
+
+@pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+def test_merging_without_an_active_adapter_is_refused(merge):
+    adapted = adapt(MODELS["mlp"], ROWS["lora"])
+    adapted.delete_adapter("default")
+    with pytest.raises(RuntimeError, match=r"no adapter is active.*set_adapter\(name\) first"):
+        getattr(adapted, merge)()
+
+
+def test_what_is_merged_is_what_is_unloaded():
+    """The adapters that are named, with their own heads, whatever is active."""
+    model, row = MODELS["bert"], ROWS["lora"]
+    adapted = scramble(adapt(model, row, task_type="SEQ_CLS"))
+    adapted.add_adapter("b", row.make(model, task_type="SEQ_CLS"))
+    adapted.set_adapter("b")
+    second = model.run(scramble(adapted, seed=6))
+    adapted.set_adapter("default")
+    first = model.run(adapted)
+    twin = copy.deepcopy(adapted)
+    torch.testing.assert_close(model.run(twin.merge_and_unload(adapter_names=["b"])), second, rtol=1e-5, atol=1e-5)
+    adapted.merge_adapter(["b"])
+    torch.testing.assert_close(model.run(adapted), second, rtol=1e-5, atol=1e-5)
+    adapted.set_adapter("default")  # active already: nothing changes
+    torch.testing.assert_close(model.run(adapted), second, rtol=1e-5, atol=1e-5)
+    with pytest.raises(RuntimeError, match=r"b is merged: unmerge_adapter\(\) before merging default"):
+        adapted.merge_and_unload(adapter_names=["default"])
+    twin = copy.deepcopy(adapted)
+    torch.testing.assert_close(model.run(twin.merge_and_unload()), second, rtol=1e-5, atol=1e-5)
+    adapted.unmerge_adapter()
+    assert torch.equal(model.run(adapted), first)
+
+
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])
 def test_a_bottleneck_refuses_to_merge(placement):
     model = MODELS["bert"]

@@ -5,6 +5,8 @@ method itself. All knowledge of foreign layer types is in this file."""
 
 from __future__ import annotations
 
+import inspect
+import math
 import sys
 
 import torch
@@ -45,6 +47,19 @@ def hidden_size(module: nn.Module, of_input: bool = False) -> int | None:
     if isinstance(module, nn.LayerNorm):
         return module.normalized_shape[-1]
     return None
+
+
+def is_norm(module: nn.Module) -> bool:
+    """Whether a module normalises a hidden state: torch's norms, and transformers' own, known by their names."""
+    return "Norm" in type(module).__name__
+
+
+def argument_count(module: nn.Module) -> float:
+    """How many positional arguments a module's forward takes; infinity with *args."""
+    parameters = list(inspect.signature(type(module).forward).parameters.values())[1:]
+    if any(parameter.kind is parameter.VAR_POSITIONAL for parameter in parameters):
+        return math.inf
+    return sum(parameter.kind is not parameter.KEYWORD_ONLY for parameter in parameters)
 
 
 def dense_weight(module: nn.Module) -> Tensor | None:

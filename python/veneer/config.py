@@ -12,6 +12,7 @@ import json
 import math
 import os
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -54,7 +55,9 @@ class PeftConfig:
         for name in ("target_modules", "exclude_modules", "modules_to_save"):
             value = getattr(self, name)
             if isinstance(value, (set, tuple, frozenset)):
-                setattr(self, name, sorted(value))
+                value = sorted(value, key=str)
+                setattr(self, name, value)
+            self._check_names(name, value)
         for name in self.__dataclass_fields__:
             value = getattr(self, name)
             if isinstance(value, float) and not math.isfinite(value):  # which JSON cannot say
@@ -64,6 +67,17 @@ class PeftConfig:
             if name in self.__dataclass_fields__ and name not in ("target_modules", "exclude_modules", "task_type"):
                 setattr(self, name, value)
 
+    def _check_names(self, field: str, value: Any) -> None:
+        wired = field == "target_modules" and isinstance(value, dict)
+        text = field != "modules_to_save"
+        for names in value.values() if wired else [value]:
+            strings = isinstance(names, list) and all(isinstance(name, str) for name in names)
+            if not (strings or names is None or (text and isinstance(names, str))):
+                raise TypeError(
+                    f"[{type(self).__name__}] {field} must be a list of names{' or a regular expression' if text else ''}, "
+                    f"got {names!r}"
+                )
+
     def to_dict(self) -> dict[str, Any]:
         """All fields and "peft_type", in JSON's types."""
         values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
@@ -72,8 +86,12 @@ class PeftConfig:
 
     def save_pretrained(self, save_directory: str | os.PathLike, **changes: Any) -> None:
         """Writes `adapter_config.json`; `changes` override fields in the file alone. The old file stays whole on failure."""
+        write_whole({Path(save_directory) / CONFIG_NAME: self.to_file(**changes)})
+
+    def to_file(self, **changes: Any) -> bytes:
+        """The content of `adapter_config.json`; `changes` override fields."""
         values = json.loads(_core.check_config(json.dumps({**self.to_dict(), **changes})))
-        write_whole(Path(save_directory) / CONFIG_NAME, (json.dumps(values, indent=2, sort_keys=True) + "\n").encode())
+        return (json.dumps(values, indent=2, sort_keys=True) + "\n").encode()
 
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike) -> PeftConfig:
@@ -111,20 +129,25 @@ def as_config(config: Any) -> PeftConfig:
     )
 
 
-def write_whole(path: Path, data: bytes) -> None:
-    """Writes a file so that a failure leaves the old one whole: temporary file, fsync, rename."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+def write_whole(files: Mapping[Path, bytes]) -> None:
+    """Writes files so that a failure leaves the old ones whole: all are on disk beside their targets before the first, in
+    the order given, takes its target's place."""
+    temporaries: dict[Path, str] = {}
     try:
-        with os.fdopen(handle, "wb") as stream:
-            stream.write(data)
-            stream.flush()
-            os.fsync(stream.fileno())
-        os.chmod(temporary, 0o644)  # mkstemp's 0600 would make a shared adapter unreadable
-        os.replace(temporary, path)
-    except BaseException:
-        os.unlink(temporary)
-        raise
+        for path, data in files.items():
+            path.parent.mkdir(parents=True, exist_ok=True)
+            handle, temporaries[path] = tempfile.mkstemp(dir=path.parent, prefix=path.name + ".")
+            with os.fdopen(handle, "wb") as stream:
+                stream.write(data)
+                stream.flush()
+                os.fsync(stream.fileno())
+            os.chmod(temporaries[path], 0o644)  # mkstemp's 0600 would make a shared adapter unreadable
+        for path in files:
+            os.replace(temporaries[path], path)
+            del temporaries[path]
+    finally:
+        for temporary in temporaries.values():
+            os.unlink(temporary)
 
 
 def python_type(option: dict[str, Any]) -> str:

@@ -3,6 +3,7 @@
 # Made from the registry by `python -m veneer stubs`; do not edit.
 import enum
 import os
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -35,13 +36,14 @@ class PeftConfig:
     peft_version: str | None
     def to_dict(self) -> dict[str, Any]: ...
     def save_pretrained(self, save_directory: str | os.PathLike[str], **changes: Any) -> None: ...
+    def to_file(self, **changes: Any) -> bytes: ...
     @classmethod
     def from_pretrained(cls, path: str | os.PathLike[str]) -> PeftConfig: ...
 
 def python_type(option: dict[str, Any]) -> str: ...
 def from_foreign(values: dict[str, Any]) -> PeftConfig: ...
 def as_config(config: Any) -> PeftConfig: ...
-def write_whole(path: Path, data: bytes) -> None: ...
+def write_whole(files: Mapping[Path, bytes]) -> None: ...
 
 class AdditiveConfig(PeftConfig):
     matrix: str | dict[str, Any]
@@ -208,6 +210,7 @@ class SurmConfig(PeftConfig):
     dropout: float
     bias: str
     use_dora: bool
+    dora_dropout: str
     def __init__(
         self,
         *,
@@ -219,6 +222,7 @@ class SurmConfig(PeftConfig):
         dropout: float = ...,
         bias: str = ...,
         use_dora: bool = ...,
+        dora_dropout: str = ...,
         target_modules: list[str] | str | dict[str, list[str]] | None = ...,
         exclude_modules: list[str] | str | None = ...,
         modules_to_save: list[str] | None = ...,

@@ -4,6 +4,7 @@
 
 from __future__ import annotations
 
+import copy
 import os
 from collections.abc import Mapping
 from pathlib import Path
@@ -13,35 +14,70 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save
 from torch import Tensor
 
-from veneer.config import write_whole
+from veneer.config import CONFIG_NAME, PeftConfig, write_whole
 from veneer.names import listed
 
 WEIGHTS_NAME = "adapter_model.safetensors"
 LEGACY_WEIGHTS_NAME = "adapter_model.bin"  # HF PEFT's older format, read only
 
 
-def write_tensors(directory: str | os.PathLike, tensors: Mapping[str, Tensor]) -> None:
-    """Writes the tensors of one adapter; the old file stays whole on failure."""
+def write_adapter(directory: str | os.PathLike, config: PeftConfig, tensors: Mapping[str, Tensor]) -> None:
+    """Writes the two files of one adapter; the old ones stay whole on failure."""
     # Copies, since a tied bias has two keys and safetensors refuses shared memory.
     plain = {
         key: tensor.detach().to("cpu", copy=True, memory_format=torch.contiguous_format)
         for key, tensor in tensors.items()
     }
-    write_whole(Path(directory) / WEIGHTS_NAME, save(plain, metadata={"format": "pt"}))
+    folder = Path(directory)
+    write_whole(
+        {
+            folder / WEIGHTS_NAME: save(plain, metadata={"format": "pt"}),
+            folder / CONFIG_NAME: config.to_file(inference_mode=True),
+        }
+    )
 
 
-def read_tensors(directory: str | os.PathLike) -> dict[str, Tensor]:
-    """The tensors in an adapter's folder."""
+# What LoRA can start from, as HF PEFT's files say it (init_lora_weights). A start of the adapter alone is over once its tensors
+# are loaded; one that also moved the base left tensors that fit only the moved base.
+STARTS_OF_THE_ADAPTER = ("orthogonal", "eva")
+_MOVED = (
+    "a part of the weight is moved from the base into the adapter. HF PEFT's "
+    "save_pretrained(path_initial_model_for_weight_conversion=...) makes a plain LoRA of it"
+)
+STARTS_THAT_MOVE_THE_BASE = {
+    **dict.fromkeys(("pissa", "corda", "olora", "lora_ga"), _MOVED),
+    "loftq": "the base is replaced by a quantised one",
+}
+
+
+def to_load(config: PeftConfig, source: str | os.PathLike) -> PeftConfig:
+    """A copy of an adapter's configuration, for a model that its tensors will be loaded into."""
+    config = copy.deepcopy(config)
+    start = getattr(config, "init_lora_weights", None)
+    if start in STARTS_OF_THE_ADAPTER:
+        config.init_lora_weights = True
+    reason = STARTS_THAT_MOVE_THE_BASE.get(start.partition("_niter_")[0].lower()) if isinstance(start, str) else None
+    if reason:
+        raise ValueError(
+            f"[{type(config).__name__}] {source} was trained from init_lora_weights={start!r}, so its tensors do not fit the "
+            f"plain base: {reason}"
+        )
+    return config
+
+
+def read_tensors(directory: str | os.PathLike, device: torch.device | str | None = None) -> dict[str, Tensor]:
+    """The tensors in an adapter's folder, read to a device (the CPU)."""
+    device = str(device or "cpu")
     folder = Path(directory)
     if not folder.is_dir():
         raise FileNotFoundError(f"[veneer] expected a folder with {WEIGHTS_NAME}, got {directory}")
     if (folder / WEIGHTS_NAME).is_file():
         try:
-            return _without_doubles(load_file(folder / WEIGHTS_NAME))
+            return _without_doubles(load_file(folder / WEIGHTS_NAME, device=device))
         except SafetensorError as error:
             raise ValueError(f"[veneer] {folder / WEIGHTS_NAME} is damaged: {error}") from error
     if (folder / LEGACY_WEIGHTS_NAME).is_file():
-        return _without_doubles(torch.load(folder / LEGACY_WEIGHTS_NAME, map_location="cpu", weights_only=True))
+        return _without_doubles(torch.load(folder / LEGACY_WEIGHTS_NAME, map_location=device, weights_only=True))
     raise FileNotFoundError(
         f"[veneer] expected {WEIGHTS_NAME} in {directory}, found {listed(sorted(p.name for p in folder.iterdir()))}"
     )
@@ -58,8 +94,8 @@ def _without_doubles(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
 
 
 def copy_strictly(source: Mapping[str, Tensor], into: Mapping[str, Tensor], what: str) -> None:
-    """Copies every tensor of `source` into the one of the same key. All keys and shapes must agree; nothing is written
-    before they do."""
+    """Copies every tensor of `source` into the one of the same key. All keys, shapes and kinds of numbers must
+    agree; nothing is written before they do."""
     missing = sorted(into.keys() - source.keys())
     unexpected = sorted(source.keys() - into.keys())
     shapes = [
@@ -67,9 +103,19 @@ def copy_strictly(source: Mapping[str, Tensor], into: Mapping[str, Tensor], what
         for key in sorted(into.keys() & source.keys())
         if into[key].shape != source[key].shape
     ]
+    types = [
+        f"{key}: expected {into[key].dtype}, got {source[key].dtype}"
+        for key in sorted(into.keys() & source.keys())
+        if into[key].is_floating_point() != source[key].is_floating_point()
+    ]
     problems = [
         f"{label}: {listed(items, most=8)}"
-        for label, items in (("missing", missing), ("unexpected", unexpected), ("other shapes", shapes))
+        for label, items in (
+            ("missing", missing),
+            ("unexpected", unexpected),
+            ("other shapes", shapes),
+            ("other types", types),
+        )
         if items
     ]
     if problems:

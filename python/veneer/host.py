@@ -119,11 +119,13 @@ class Host(nn.Module):
                 return wrapper
         size = None
         if found.wiring != "linear":
-            size = (
-                getattr(config, "hidden_size", 0)
-                or base.hidden_size(place.module, found.wiring == "input")
-                or getattr(getattr(self.model, "config", None), "hidden_size", None)
-            )
+            given, known = getattr(config, "hidden_size", 0), base.hidden_size(place.module, found.wiring == "input")
+            if given and known and given != known:
+                raise ValueError(
+                    f"[{type(config).__name__}] hidden_size must be {known}, the size of the hidden state at {place.path} "
+                    f"({type(place.module).__name__}), got {given}"
+                )
+            size = given or known or getattr(getattr(self.model, "config", None), "hidden_size", None)
             if not size:
                 raise ValueError(
                     f"[{type(config).__name__}] the size of the hidden state at {place.path} ({type(place.module).__name__}) is "

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 from veneer import merging, sites
 from veneer.config import PeftConfig, as_config
 from veneer.explain import Explanation, explain
-from veneer.files import copy_strictly, read_tensors, write_tensors
+from veneer.files import copy_strictly, read_tensors, to_load, write_adapter
 from veneer.host import Host
 from veneer.names import listed
 
@@ -40,7 +40,11 @@ def _parent() -> type[nn.Module]:
 
 
 def get_peft_model(
-    model: nn.Module, peft_config: PeftConfig, adapter_name: str = "default", autocast_adapter_dtype: bool = True
+    model: nn.Module,
+    peft_config: PeftConfig,
+    adapter_name: str = "default",
+    autocast_adapter_dtype: bool = True,
+    low_cpu_mem_usage: bool = False,  # noqa: ARG001
 ) -> PeftModel:
     """Freezes `model`, adapts it in place and returns it wrapped.
 
@@ -49,6 +53,7 @@ def get_peft_model(
         peft_config: a configuration of ours, or one of HF PEFT's for a method we have.
         adapter_name: name of the adapter; no dots.
         autocast_adapter_dtype: keep the adapter in float32 where the base is float16 or bfloat16.
+        low_cpu_mem_usage: accepted as HF PEFT's, without effect.
 
     Raises:
         ValueError: a name that matches nothing, a size a method cannot have, an unknown choice.
@@ -120,6 +125,8 @@ class PeftModel(_parent()):  # type: ignore[misc]
     @property
     def active_peft_config(self) -> PeftConfig:
         """Configuration of the (first) active adapter."""
+        if not self.active_adapters:
+            raise ValueError(f"[veneer] expected an active adapter, got none; known: {listed(self.peft_config)}")
         return self.peft_config[self.active_adapters[0]]
 
     def add_adapter(self, adapter_name: str, peft_config: PeftConfig, autocast_adapter_dtype: bool = True) -> None:
@@ -131,6 +138,8 @@ class PeftModel(_parent()):  # type: ignore[misc]
 
     def _complete(self, config: PeftConfig) -> None:
         base = self.get_base_model()
+        if isinstance(config.target_modules, str) and config.target_modules.lower() == "all-linear":
+            config.target_modules = sites.all_linear(base, config)
         if config.target_modules is None and not getattr(config, "placement", None):
             for name, value in sites.default_targets(base, config).items():
                 setattr(config, name, value)
@@ -207,6 +216,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
     def save_pretrained(
         self,
         save_directory: str | os.PathLike,
+        safe_serialization: bool = True,
         selected_adapters: list[str] | None = None,
         state_dict: dict[str, Tensor] | None = None,
         is_main_process: bool = True,
@@ -216,10 +226,13 @@ class PeftModel(_parent()):  # type: ignore[misc]
 
         Args:
             save_directory: made if needed.
+            safe_serialization: only safetensors is written; False is an error.
             selected_adapters: which; default all.
             state_dict: tensors to write in place of the model's own (a gathered state dict).
             is_main_process: False writes nothing.
         """
+        if not safe_serialization:
+            raise ValueError("[veneer] safe_serialization must be True: only safetensors is written")
         if Path(save_directory).is_file():
             raise ValueError(f"[veneer] expected a folder, got the file {save_directory}")
         if not self.peft_config:
@@ -236,8 +249,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
                 tensors = {key: state_dict[state] for key, (state, _) in found.items()}
             if is_main_process:
                 folder = Path(save_directory) if name == "default" else Path(save_directory) / name
-                write_tensors(folder, tensors)
-                config.save_pretrained(folder, inference_mode=True)
+                write_adapter(folder, config, tensors)
 
     @classmethod
     def from_pretrained(
@@ -248,6 +260,10 @@ class PeftModel(_parent()):  # type: ignore[misc]
         is_trainable: bool = False,
         config: PeftConfig | None = None,
         autocast_adapter_dtype: bool = True,
+        *,
+        subfolder: str = "",
+        torch_device: torch.device | str | None = None,
+        low_cpu_mem_usage: bool = False,  # noqa: ARG003
     ) -> PeftModel:
         """Adapts `model` with a saved adapter (ours or HF PEFT's). Strict: missing, unexpected and misshapen tensors are an
         error that lists them.
@@ -258,13 +274,18 @@ class PeftModel(_parent()):  # type: ignore[misc]
             adapter_name: name the adapter gets here.
             is_trainable: False freezes it.
             config: used in place of the file's.
+            autocast_adapter_dtype: keep the adapter in float32 where the base is float16 or bfloat16.
+            subfolder: of `model_id`, where the files are.
+            torch_device: where the file's tensors are read to, before they go where the base is.
+            low_cpu_mem_usage: accepted as HF PEFT's, without effect.
         """
-        config = copy.deepcopy(as_config(config) if config is not None else PeftConfig.from_pretrained(model_id))
+        folder = Path(model_id) / subfolder
+        config = to_load(as_config(config) if config is not None else PeftConfig.from_pretrained(folder), folder)
         config.inference_mode = not is_trainable
-        tensors = read_tensors(model_id)
+        tensors = read_tensors(folder, torch_device)
         result = cls(model, config, adapter_name, autocast_adapter_dtype)
         try:
-            result._fill(adapter_name, tensors, model_id)
+            result._fill(adapter_name, tensors, folder)
         except BaseException:
             result.unload()  # the base is the caller's: give it back as it was
             raise
@@ -275,17 +296,31 @@ class PeftModel(_parent()):  # type: ignore[misc]
         model_id: str | os.PathLike,
         adapter_name: str,
         is_trainable: bool = False,
+        torch_device: torch.device | str | None = None,
         autocast_adapter_dtype: bool = True,
+        *,
+        subfolder: str = "",
+        low_cpu_mem_usage: bool = False,  # noqa: ARG002
     ) -> None:
-        """Loads a saved adapter under a name: a new one is added (not activated), one that is there gets the file's tensors."""
-        config = PeftConfig.from_pretrained(model_id)
+        """Loads a saved adapter under a name: a new one is added (not activated), one that is there, and is configured as
+        the file says, gets the file's tensors. Arguments as in `from_pretrained`."""
+        folder = Path(model_id) / subfolder
+        config = to_load(PeftConfig.from_pretrained(folder), folder)
         config.inference_mode = not is_trainable
-        tensors = read_tensors(model_id)
+        tensors = read_tensors(folder, torch_device)
         fresh = adapter_name not in self.peft_config
         if fresh:
             self.add_adapter(adapter_name, config, autocast_adapter_dtype)
+        else:
+            self._complete(config)
+            differing = sites.differences(self.get_base_model(), self.peft_config[adapter_name], config)
+            if differing:
+                raise ValueError(
+                    f"[veneer] {folder} is configured otherwise than the adapter {adapter_name}, into which it is to be loaded: "
+                    f"{listed(differing)}; load it under another name"
+                )
         try:
-            self._fill(adapter_name, tensors, model_id)
+            self._fill(adapter_name, tensors, folder)
         except BaseException:
             if fresh:
                 self.delete_adapter(adapter_name)
@@ -295,6 +330,13 @@ class PeftModel(_parent()):  # type: ignore[misc]
         if self.base_model.merged():
             raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before loading")
         copy_strictly(tensors, {key: tensor for key, (_, tensor) in self.base_model.tensors(name).items()}, str(source))
+
+    def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
+        """Refused: the base's own would push the model with adapted layers in it."""
+        raise AttributeError(
+            "[veneer] PeftModel has no `push_to_hub`: save_pretrained(folder) writes the adapter, and huggingface_hub's "
+            "upload_folder pushes it"
+        )
 
     # Looking --------------------------------------------------------------------------------------------------------
 

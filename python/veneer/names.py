@@ -9,7 +9,7 @@ from collections.abc import Iterable
 
 def suggestion(word: str, known: Iterable[str]) -> str:
     """`"; did you mean `second`?"` for the closest of `known`, else an empty string."""
-    close = difflib.get_close_matches(word, list(known), n=3, cutoff=0.6)
+    close = difflib.get_close_matches(word, list(dict.fromkeys(known)), n=3, cutoff=0.6)
     return f"; did you mean {' or '.join(f'`{name}`' for name in close)}?" if close else ""
 
 
@@ -43,16 +43,14 @@ def tails(paths: Iterable[str]) -> list[str]:
     return list(dict.fromkeys(path.rpartition(".")[2] for path in paths))
 
 
-def in_layers(path: str, layers: list[int] | int | None, pattern: list[str] | str | None) -> bool:
-    """HF PEFT's layers_to_transform: whether the index of the path's block is among `layers`. The block list is the one
-    called `pattern` (any, without one)."""
-    if layers is None:
-        return True
+def block_of(path: str, pattern: list[str] | str | None) -> int | None:
+    """The index of the path's block, as HF PEFT's layers_to_transform counts: in the list called `pattern` (any, without
+    one)."""
     names = [pattern] if isinstance(pattern, str) else pattern
     found = None
     for name in names or [r"[^.]+"]:
         found = found or expression(rf".*?(?:^|\.){name}\.(\d+)(?:\.|$)").match(path)
-    return found is not None and int(found[1]) in ([layers] if isinstance(layers, int) else layers)
+    return int(found[1]) if found else None
 
 
 def block_index(path: str) -> int:

@@ -90,6 +90,7 @@ def stubs() -> str:
         "# Made from the registry by `python -m veneer stubs`; do not edit.",
         "import enum",
         "import os",
+        "from collections.abc import Mapping",
         "from pathlib import Path",
         "from typing import Any, ClassVar",
         "",
@@ -109,13 +110,14 @@ def stubs() -> str:
         *(f"    {o['name']}: {python_type(o)}" for o in registry["common_fields"]),
         "    def to_dict(self) -> dict[str, Any]: ...",
         "    def save_pretrained(self, save_directory: str | os.PathLike[str], **changes: Any) -> None: ...",
+        "    def to_file(self, **changes: Any) -> bytes: ...",
         "    @classmethod",
         "    def from_pretrained(cls, path: str | os.PathLike[str]) -> PeftConfig: ...",
         "",
         "def python_type(option: dict[str, Any]) -> str: ...",
         "def from_foreign(values: dict[str, Any]) -> PeftConfig: ...",
         "def as_config(config: Any) -> PeftConfig: ...",
-        "def write_whole(path: Path, data: bytes) -> None: ...",
+        "def write_whole(files: Mapping[Path, bytes]) -> None: ...",
     ]
     for entry in registry["configs"].values():
         lines += ["", f"class {entry['name']}(PeftConfig):"]

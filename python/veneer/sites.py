@@ -15,7 +15,7 @@ from veneer import base
 from veneer.adapted import WIRINGS, Tensors
 from veneer.architectures import ARCHITECTURES
 from veneer.config import TASK_HEADS, PeftConfig
-from veneer.names import in_layers, listed, named, suggestion, tails
+from veneer.names import block_of, listed, named, suggestion, tails
 from veneer.saved_module import inside
 
 PATTERNS = ("rank_pattern", "alpha_pattern", "feedforward_modules")  # of a configuration: they speak of its targets
@@ -69,15 +69,25 @@ def places(model: nn.Module) -> Iterator[Place]:
     yield from walk(model, "", [])
 
 
-def head_paths(model: nn.Module, config: PeftConfig) -> set[str]:
-    """The output head: what "all-linear" leaves out."""
-    heads = {
-        place.path
-        for place in places(model)
-        if named(TASK_HEADS.get(str(config.task_type), ["classifier", "score", "qa_outputs"]), place.path)
-    }
-    output = model.get_output_embeddings() if hasattr(model, "get_output_embeddings") else None
-    return heads | {place.path for place in places(model) if output is not None and place.module is output}
+def all_linear(model: nn.Module, config: PeftConfig) -> list[str] | str:
+    """What "all-linear" means for a model, by HF PEFT's rule: every linear layer but the output head, which is the output
+    embeddings, or for SEQ_CLS the score or classifier, of a transformers model."""
+    head = None
+    if hasattr(model, "get_output_embeddings"):
+        head = model.get_output_embeddings()
+        if head is None and getattr(config.task_type, "value", config.task_type) == "SEQ_CLS":
+            head = getattr(model, "score", None) or getattr(model, "classifier", None)
+    while head is not None and (wrapped := inside(head)) is not None:
+        head = wrapped
+    all_places = list(places(model))
+    names = [place.path for place in all_places if base.is_linear(place.module) and place.module is not head]
+    if not names:
+        raise ValueError(
+            f'[{type(config).__name__}] target_modules="all-linear" expected linear layers (Linear, Conv1D) below the model, '
+            f"got a {type(model).__name__} without; put a layer that is to be adapted into a module, such as nn.Sequential"
+        )
+    exact = all(named(names, place.path) == (place.path in names) for place in all_places)
+    return names if exact else "|".join(map(re.escape, names))  # a list also matches the ends of longer paths
 
 
 def saved_modules(model: nn.Module, config: PeftConfig) -> list[Place]:
@@ -85,10 +95,11 @@ def saved_modules(model: nn.Module, config: PeftConfig) -> list[Place]:
     task type implies, where they exist."""
     requested = list(config.modules_to_save or [])
     all_places = list(places(model))
-    for name in requested:
-        if not any(named([name], place.path) for place in all_places):
-            raise _miss(config, "modules_to_save", name, [place.path for place in all_places])
     implied = TASK_HEADS.get(getattr(config.task_type, "value", config.task_type) or "", [])
+    for name in requested:
+        # HF PEFT writes all heads that the task implies into the file.
+        if name not in implied and not any(named([name], place.path) for place in all_places):
+            raise _miss(config, "modules_to_save", name, [place.path for place in all_places])
     wanted = [*requested, *(name for name in implied if name not in requested)]
     found = [place for place in all_places if named(wanted, place.path)]
     # A module below another one that is saved is part of it.
@@ -133,17 +144,30 @@ def _check_patterns(config: PeftConfig, paths: list[str]) -> None:
 def _restricted(model: nn.Module, config: PeftConfig, found: list[Found]) -> list[Found]:
     """Applies exclude_modules, layers_to_transform and modules_to_save."""
     paths = [place.path for place in places(model)]
-    if isinstance(config.exclude_modules, list):
-        for name in config.exclude_modules:
-            if not any(named([name], path) for path in paths):
-                raise _miss(config, "exclude_modules", name, paths)
+    excluded = config.exclude_modules
+    for one in [excluded] if isinstance(excluded, str) else excluded or []:
+        if not any(named(one if isinstance(excluded, str) else [one], path) for path in paths):
+            raise _miss(config, "exclude_modules", one, paths)
+    layers = config.layers_to_transform
+    layers = [layers] if isinstance(layers, int) else layers
+    here = {block_of(path, config.layers_pattern) for path in paths} - {None}
+    absent = [str(index) for index in layers or () if index not in here]
+    if config.layers_pattern and layers is not None and not here:
+        lists = [path.rpartition(".")[0] for path in paths if path.rpartition(".")[2].isdigit()]
+        raise _miss(config, "layers_pattern", str(config.layers_pattern), lists)
+    if absent:
+        among = f" in {config.layers_pattern}" if config.layers_pattern else ""
+        raise ValueError(
+            f"[{type(config).__name__}] layers_to_transform names {listed(absent)}, which no block{among} has; "
+            f"indices here: {listed(map(str, sorted(here)))}"
+        )
     saved = [place.path for place in saved_modules(model, config)]
     kept = []
     for one in found:
         path = one.place.path
         if named(config.exclude_modules, path) or any(path == s or path.startswith(s + ".") for s in saved):
             continue
-        if in_layers(path, config.layers_to_transform, config.layers_pattern):
+        if layers is None or block_of(path, config.layers_pattern) in layers:
             kept.append(one)
     return kept
 
@@ -151,13 +175,6 @@ def _restricted(model: nn.Module, config: PeftConfig, found: list[Found]) -> lis
 def _linear(model: nn.Module, config: PeftConfig, targets: list[str] | str) -> list[Found]:
     all_places = list(places(model))
     linears = [place for place in all_places if base.is_linear(place.module)]
-    if isinstance(targets, str) and targets.lower() == "all-linear":
-        heads = head_paths(model, config)
-        return [
-            Found(place)
-            for place in linears
-            if place.path not in heads and not any(place.path.startswith(h + ".") for h in heads)
-        ]
     if isinstance(targets, str):
         matched = [place for place in all_places if named(targets, place.path)]
         # A pattern such as encoder.* names containers too; only leaves with tensors of their own are meant.
@@ -184,7 +201,7 @@ def _wired(model: nn.Module, config: PeftConfig, targets: dict[str, Any]) -> lis
     found = []
     for wiring, patterns in targets.items():
         kind, _, argument = wiring.partition(":")
-        if kind not in WIRINGS or kind == "linear" or (argument and not argument.isdigit()):
+        if kind not in WIRINGS or kind == "linear" or (argument and not (argument.isdigit() and kind == "input")):
             known = [name for name in WIRINGS if name != "linear"]
             raise ValueError(
                 f"[{type(config).__name__}] a wiring must be one of: {', '.join(known)}, or input:N for the N-th "
@@ -195,8 +212,26 @@ def _wired(model: nn.Module, config: PeftConfig, targets: dict[str, Any]) -> lis
             matched = [place for place in all_places if named(pattern, place.path)]
             if not matched:
                 raise _miss(config, f"target_modules[{wiring!r}]", one, [place.path for place in all_places])
+            for place in matched:
+                _check_wiring(config, wiring, place, all_places)
             found += [Found(place, kind, int(argument or 0)) for place in matched]
     return found
+
+
+def _check_wiring(config: PeftConfig, wiring: str, place: Place, all_places: list[Place]) -> None:
+    kind, _, argument = wiring.partition(":")
+    if kind == "norm" and not base.is_norm(place.module):
+        norms = [p.path for p in all_places if base.is_norm(p.module)]
+        raise ValueError(
+            f"[{type(config).__name__}] target_modules['norm'] expected norms (LayerNorm, RMSNorm), got {place.path}, a "
+            f"{type(place.module).__name__}{suggestion(place.path, norms)}; norms here: {listed(tails(norms))}"
+        )
+    count = base.argument_count(place.module)
+    if kind == "input" and int(argument or 0) >= count:
+        raise ValueError(
+            f"[{type(config).__name__}] target_modules[{wiring!r}] expected an argument of {place.path} "
+            f"({type(place.module).__name__}), which has {count}, counted from 0; got {argument}"
+        )
 
 
 def _architecture(model: nn.Module) -> tuple[str | None, Any]:
@@ -252,3 +287,34 @@ def _miss(config: PeftConfig, what: str, name: str, known: list[str]) -> ValueEr
         f"[{type(config).__name__}] {what} names `{name}`, which matches no module{suggestion(name, words)}"
         f" ({'targets' if what in PATTERNS else 'modules'} here: {listed(tails(known))})"
     )
+
+
+# Fields of a configuration that say where an adapter goes, and those that say nothing of what it computes.
+WHERE = {"target_modules", "exclude_modules", "modules_to_save", "layers_to_transform", "layers_pattern", "task_type"}
+UNSAID = {
+    "inference_mode",
+    "init_lora_weights",
+    "fan_in_fan_out",
+    "base_model_name_or_path",
+    "revision",
+    "auto_mapping",
+    "peft_version",
+}
+
+
+def differences(model: nn.Module, mine: PeftConfig, other: PeftConfig) -> list[str]:
+    """The fields in which two configurations of adapters differ, with both values. Those that say where are compared by
+    what they match."""
+    ours, theirs = mine.to_dict(), other.to_dict()
+    if mine.peft_type != other.peft_type:
+        fields = {"peft_type"}
+    else:
+        fields = {name for name in ours if ours[name] != theirs[name]} - UNSAID
+        if fields & WHERE and _where(model, mine) == _where(model, other):
+            fields -= WHERE
+    return [f"{name} ({ours[name]!r} here, {theirs[name]!r} there)" for name in sorted(fields)]
+
+
+def _where(model: nn.Module, config: PeftConfig) -> list[tuple[str, str, int]]:
+    found = [(one.place.path, one.wiring, one.argument) for one in find(model, config)]
+    return found + [(place.path, "saved", 0) for place in saved_modules(model, config)]

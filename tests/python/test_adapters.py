@@ -394,7 +394,7 @@ BLOCK = "bert.encoder.layer"
             [f"{BLOCK}.0.attention.self.query"],
         ),
         (
-            {"target_modules": "all-linear", "exclude_modules": ["dense", "key"]},
+            {"target_modules": "all-linear", "exclude_modules": ["dense", "key", "classifier"]},
             [f"{BLOCK}.{i}.attention.self.{n}" for i in (0, 1) for n in ("query", "value")],
         ),
         (
@@ -407,23 +407,58 @@ def test_targets(fields, expected):
     assert adapted_paths(get_peft_model(BERT.build(), LoraConfig(**fields))) == expected
 
 
-def test_all_linear_leaves_out_the_head():
-    for name, head in (
-        ("bert", "classifier"),
-        ("roberta", "classifier"),
-        ("gpt2", "lm_head"),
-        ("llama", "lm_head"),
-        ("vit", "classifier"),
-        ("t5", "lm_head"),
-    ):
-        model = MODELS[name]
-        base = model.build()
-        from veneer.base import is_linear
+@pytest.mark.parametrize("task", [None, "SEQ_CLS"])
+@pytest.mark.parametrize("name", ["bert", "roberta", "gpt2", "llama", "vit", "t5"])
+def test_all_linear_leaves_out_the_head(name, task):
+    """As HF PEFT does: the output embeddings; without them a head only where the task says that it is one."""
+    from veneer.base import is_linear
 
-        linears = [n for n, m in base.named_modules() if is_linear(m)]
-        paths = adapted_paths(get_peft_model(base, LoraConfig(target_modules="all-linear")))
-        assert paths == [n for n in linears if not n.startswith(head)]
-        assert paths
+    base = MODELS[name].build()
+    linears = [n for n, m in base.named_modules() if is_linear(m)]
+    adapted = get_peft_model(base, LoraConfig(target_modules="all-linear", task_type=task))
+    head = "lm_head" if name in ("gpt2", "llama", "t5") else "classifier" if task else "nothing"
+    assert adapted_paths(adapted) == [n for n in linears if not n.startswith(head)]
+    assert set(adapted.peft_config["default"].target_modules) >= set(
+        adapted_paths(adapted)
+    )  # what is written to the file
+
+
+def test_all_linear_without_and_beside_linear_layers():
+    with pytest.raises(
+        ValueError, match=r'"all-linear" expected linear layers .* below the model, got a Linear without'
+    ):
+        get_peft_model(nn.Linear(3, 3), LoraConfig(target_modules="all-linear"))
+    # Ends of longer paths are not meant: 0.1 is no linear layer.
+    model = nn.Sequential(nn.Sequential(nn.Linear(4, 4), nn.Tanh()), nn.Linear(4, 4))
+    adapted = get_peft_model(model, LoraConfig(target_modules="all-linear"))
+    assert adapted_paths(adapted) == ["0.0", "1"]
+    assert adapted.peft_config["default"].target_modules == r"0\.0|1"
+
+
+def test_what_is_given_in_place_of_lists_models_and_adapters():
+    adapted = adapt(MLP, ROWS["lora"])
+    for call, argument in (
+        (adapted.merge_adapter, "adapter_names"),
+        (lambda names: adapted.merge_and_unload(adapter_names=names), "adapter_names"),
+        (lambda names: adapted.save_pretrained("/nonexistent", selected_adapters=names), "selected_adapters"),
+    ):
+        with pytest.raises(TypeError, match=rf"{argument} must be a list of names, got 'default'; write \['default'\]"):
+            call("default")
+    with pytest.raises(TypeError, match=r"expected a torch\.nn\.Module to adapt, got str"):
+        get_peft_model("bert", ROWS["lora"].make(MLP))
+    with pytest.raises(AttributeError, match="has no `push_to_hub`"):
+        adapt(BERT, ROWS["lora"]).push_to_hub("name")
+    adapted.set_adapter([])
+    with pytest.raises(ValueError, match="expected an active adapter, got none; known: default"):
+        adapted.active_peft_config  # noqa: B018
+
+
+def test_the_log_says_what_acts(caplog):
+    with caplog.at_level("DEBUG", "veneer"):
+        adapt(MLP, ROWS["lora"])
+    assert "active: default" in caplog.text
+    assert "fused" in caplog.text
+    assert "not active" not in caplog.text
 
 
 def test_patterns_of_ranks_and_alphas():
@@ -450,6 +485,8 @@ class Named(nn.Module):
         super().__init__()
         self.first, self.second = nn.Linear(6, 4), nn.Linear(4, 6)
         self.embedding = nn.Embedding(5, 6)
+        self.norm = nn.LayerNorm(6)
+        self.blocks = nn.ModuleList([nn.Linear(4, 4), nn.Linear(4, 4)])
 
     def forward(self, x):
         return self.second(self.first(x))
@@ -474,8 +511,22 @@ class Named(nn.Module):
             "exclude_modules names `frist`.*did you mean `first`",
         ),
         (LoraConfig, {"target_modules": ["first"], "exclude_modules": ["first"]}, "nothing is left to adapt"),
-        (LoraConfig, {"target_modules": ["first"], "layers_to_transform": [3]}, "nothing is left to adapt"),
-        (LoraConfig, {}, 'target_modules is needed: .* Its linear layers: first, second; or "all-linear"'),
+        (
+            LoraConfig,
+            {"target_modules": ["first"], "exclude_modules": "frist"},
+            r"exclude_modules names `frist`.*did you mean `first`\? ",
+        ),
+        (
+            LoraConfig,
+            {"target_modules": ["first", "0"], "layers_to_transform": [0, 3]},
+            "layers_to_transform names 3, which no block has; indices here: 0, 1",
+        ),
+        (
+            LoraConfig,
+            {"target_modules": ["0"], "layers_to_transform": [0], "layers_pattern": "blokcs"},
+            "layers_pattern names `blokcs`, which matches no module; did you mean `blocks`",
+        ),
+        (LoraConfig, {}, 'target_modules is needed: .* Its linear layers: first, second, 0, 1; or "all-linear"'),
         (
             SurmConfig,
             {"target_modules": ["first"], "block_size": 4},
@@ -500,6 +551,22 @@ class Named(nn.Module):
             BottleneckConfig,
             {"target_modules": {"output": ["embedding"]}},
             "hidden state at embedding .* give hidden_size",
+        ),
+        (
+            BottleneckConfig,
+            {"target_modules": {"output": ["first"]}, "hidden_size": 6},
+            r"hidden_size must be 4, the size of the hidden state at first \(Linear\), got 6",
+        ),
+        (
+            BottleneckConfig,
+            {"target_modules": {"input:5": ["first"]}},
+            r"\['input:5'\] expected an argument of first \(Linear\), which has 1, counted from 0; got 5",
+        ),
+        (BottleneckConfig, {"target_modules": {"norm:1": ["norm"]}}, "wiring must be one of: .*; got norm:1"),
+        (
+            BottleneckConfig,
+            {"target_modules": {"norm": ["first"]}},
+            r"\['norm'\] expected norms \(LayerNorm, RMSNorm\), got first, a Linear; norms here: norm",
         ),
     ],
 )
@@ -564,6 +631,10 @@ def test_modes_of_modules_are_left_alone():
 @pytest.mark.parametrize(
     ("config", "fields", "error", "message"),
     [
+        (LoraConfig, {"target_modules": 5}, TypeError, "target_modules must be a list of names or a regular .* got 5"),
+        (LoraConfig, {"target_modules": [1]}, TypeError, r"target_modules must be a list of names .* got \[1\]"),
+        (LoraConfig, {"target_modules": {"output": 1}}, TypeError, "target_modules must be a list of names .* got 1"),
+        (LoraConfig, {"modules_to_save": "head"}, TypeError, "modules_to_save must be a list of names, got 'head'"),
         (LoraConfig, {"rr": 3}, TypeError, "unknown field `rr`; known: r, lora_alpha, .*did you mean `r`"),
         (LoraConfig, {"lora_aplha": 3}, TypeError, "did you mean `lora_alpha`"),
         (LoraConfig, {"r": 0}, ValueError, "r must be at least 1, got 0"),

@@ -3,6 +3,7 @@
 """Adapter files: read strictly, written whole or not at all, and HF PEFT's fields understood or refused."""
 
 import json
+import os
 
 import pytest
 import torch
@@ -69,10 +70,14 @@ def test_a_failed_save_leaves_the_old_files_whole(saved, monkeypatch):
     folder, adapted = saved
     before = {p.name: p.read_bytes() for p in folder.iterdir()}
     scramble(adapted, seed=9)
-    for function in ("fsync", "replace"):
+    fsync = os.fsync
+    for function, before_it in (("fsync", []), ("fsync", [fsync]), ("replace", [])):  # of either file; of the first
+        calls = list(before_it)
 
-        def fail(*args, **kwargs):
-            raise OSError("disk full")
+        def fail(*args, calls=calls):
+            if not calls:
+                raise OSError("disk full")
+            calls.pop()(*args)
 
         with monkeypatch.context() as patch:
             patch.setattr(f"os.{function}", fail)
@@ -82,6 +87,84 @@ def test_a_failed_save_leaves_the_old_files_whole(saved, monkeypatch):
     adapted.save_pretrained(folder)
     assert (folder / WEIGHTS).read_bytes() != before[WEIGHTS]
     assert oct((folder / WEIGHTS).stat().st_mode)[-3:] == "644"
+
+
+def test_the_tensors_are_renamed_first(saved, monkeypatch):
+    """No moment has the new configuration beside the old tensors."""
+    folder, adapted = saved
+    renamed, replace = [], os.replace
+    monkeypatch.setattr(
+        os, "replace", lambda a, b: (renamed.append((b.name, len(list(folder.iterdir())))), replace(a, b))
+    )
+    adapted.save_pretrained(folder)
+    assert renamed == [(WEIGHTS, 4), (CONFIG, 3)]  # both new files were there, whole
+
+
+def test_integers_are_refused(saved):
+    folder, _ = saved
+    tensors = load_file(folder / WEIGHTS)
+    key = next(iter(tensors))
+    save_file({**tensors, key: tensors[key].to(torch.int32)}, folder / WEIGHTS)
+    with pytest.raises(ValueError, match=rf"other types: {key}: expected torch.float32, got torch.int32$"):
+        load(folder)
+
+
+@pytest.mark.parametrize(
+    ("changes", "message"),
+    [
+        ({"lora_alpha": 64}, r"lora_alpha \(5\.0 here, 64\.0 there\)"),
+        ({"use_rslora": True}, r"use_rslora \(False here, True there\)"),
+        ({"target_modules": ["first"]}, r"target_modules \(.* here, \['first'\] there\)"),
+        ({"modules_to_save": ["head"]}, r"modules_to_save \(None here, \['head'\] there\)"),
+        ({"target_modules": "first|second|fourth", "init_lora_weights": "gaussian"}, None),
+    ],
+    ids=str,
+)
+def test_a_file_for_an_adapter_that_is_there_has_its_configuration(saved, changes, message):
+    folder, adapted = saved
+    expected = MLP.run(adapted)
+    rewrite(folder, **changes)
+    again = adapt(MLP, ROWS["lora"])
+    if message:
+        before = {k: v.clone() for k, v in again.state_dict().items()}
+        with pytest.raises(ValueError, match=rf"configured otherwise than the adapter default, .*: {message}"):
+            again.load_adapter(folder, "default")
+        assert_same(again.state_dict(), before)
+    else:
+        again.load_adapter(folder, "default")
+        assert torch.equal(MLP.run(again), expected)
+
+
+@pytest.mark.parametrize("start", ["orthogonal", "eva"])
+def test_a_start_of_the_adapter_alone_is_loaded(saved, start):
+    folder, adapted = saved
+    rewrite(folder, init_lora_weights=start)
+    assert torch.equal(MLP.run(load(folder)), MLP.run(adapted))
+
+
+@pytest.mark.parametrize("start", ["pissa", "pissa_niter_16", "olora", "corda", "lora_ga", "loftq"])
+def test_a_start_that_moved_the_base_is_refused(saved, start):
+    folder, adapted = saved
+    rewrite(folder, init_lora_weights=start)
+    message = rf"was trained from init_lora_weights='{start}', so its tensors do not fit the plain base: "
+    for call in (load, lambda folder: adapted.load_adapter(folder, "more")):
+        with pytest.raises(ValueError, match=message):
+            call(folder)
+
+
+def test_peft_s_arguments(saved):
+    folder, adapted = saved
+    expected = MLP.run(adapted)
+    adapted.save_pretrained(folder / "below", safe_serialization=True)
+    with pytest.raises(ValueError, match="safe_serialization must be True: only safetensors is written"):
+        adapted.save_pretrained(folder / "below", safe_serialization=False)
+    arguments = {"subfolder": "below", "torch_device": "cpu", "low_cpu_mem_usage": True}
+    loaded = PeftModel.from_pretrained(MLP.build(), folder, **arguments)
+    assert torch.equal(MLP.run(loaded), expected)
+    loaded.load_adapter(folder, "more", **arguments)
+    loaded.set_adapter("more")
+    assert torch.equal(MLP.run(loaded), expected)
+    get_peft_model(MLP.build(), ROWS["lora"].make(MLP), low_cpu_mem_usage=True)
 
 
 def test_damaged_and_absent_files(saved, tmp_path):

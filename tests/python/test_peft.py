@@ -261,15 +261,32 @@ def test_peft_s_own_configurations_are_accepted(name):
     "targets", [["1.attention.self.query"], ["query"], r".*layer\.[01].*(query|key)", "all-linear", ["dense"]], ids=str
 )
 @pytest.mark.parametrize("more", [{}, {"layers_to_transform": [1]}, {"exclude_modules": r".*intermediate.*"}], ids=str)
-def test_the_same_modules_are_matched(targets, more):
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+def test_the_same_modules_are_matched(targets, more, task_type):
     if "layers_to_transform" in more and isinstance(targets, str):
         pytest.skip("PEFT refuses layers_to_transform with a regular expression")
     fields = {"target_modules": targets, **more}
     keys = []
     for library in (veneer, peft):
-        model = library.get_peft_model(MODELS["bert"].build(), library.LoraConfig(task_type="SEQ_CLS", **fields))
+        model = library.get_peft_model(MODELS["bert"].build(), library.LoraConfig(task_type=task_type, **fields))
         keys.append({n for n, p in model.named_parameters() if p.requires_grad})
     assert keys[0] == keys[1]
+
+
+@pytest.mark.parametrize("task_type", ["SEQ_CLS", None])
+@pytest.mark.parametrize("model", ["bert", "roberta", "gpt2"])
+def test_all_linear_and_task_heads_go_both_ways(model, task_type, tmp_path):
+    fields = {"target_modules": "all-linear", "task_type": task_type if model != "gpt2" else None}
+    ours = scramble(veneer.get_peft_model(MODELS[model].build(torch.float64), veneer.LoraConfig(**fields)))
+    ours.save_pretrained(tmp_path / "ours")
+    assert isinstance(json.loads((tmp_path / "ours/adapter_config.json").read_text())["target_modules"], list)
+    theirs = peft.PeftModel.from_pretrained(MODELS[model].build(torch.float64), tmp_path / "ours").eval()
+    expected = MODELS[model].run(ours, torch.float64)
+    torch.testing.assert_close(MODELS[model].run(theirs, torch.float64), expected, rtol=1e-11, atol=1e-12)
+    own = theirs_of(model, peft.LoraConfig(**fields), torch.float64)
+    own.save_pretrained(tmp_path / "theirs")
+    got = MODELS[model].run(ours_from(tmp_path / "theirs", model, torch.float64), torch.float64)
+    torch.testing.assert_close(got, MODELS[model].run(own, torch.float64), rtol=1e-11, atol=1e-12)
 
 
 # Real files ----------------------------------------------------------------------------------------------------------

@@ -165,7 +165,7 @@ def _measure(
             data["rows"] += rows
             data["noise"] = report.noise_summary(data["rows"])
             if args.json:  # after each case: a run of hours that is stopped has lost nothing
-                write_whole(args.json, (json.dumps(data, indent=1) + "\n").encode())
+                write_whole({args.json: (json.dumps(data, indent=1) + "\n").encode()})
             if args.profile and any(row["step_min_ms"] for row in rows):
                 progress.console.print(profile_case(case, settings))
             progress.advance(task)

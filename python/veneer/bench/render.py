@@ -136,4 +136,4 @@ def render(source: Path, page: Path) -> None:
     if text.count(begin) != 1 or text.count(end) != 1 or text.index(begin) > text.index(end):
         raise ValueError(f"[bench] {page} must have the lines {begin} and {end}, once each, in this order")
     before, after = text[: text.index(begin) + len(begin)], text[text.index(end) :]
-    write_whole(page, f"{before}\n\n{section(data)}\n{after}".encode())
+    write_whole({page: f"{before}\n\n{section(data)}\n{after}".encode()})

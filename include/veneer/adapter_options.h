@@ -53,6 +53,7 @@ struct SurmOptions {
   TORCH_ARG(double, dropout) = 0;
   TORCH_ARG(std::string, bias) = "none";
   TORCH_ARG(bool, use_dora) = false;
+  TORCH_ARG(std::string, dora_dropout) = "peft";  // "shared": cheaper, one base product
   VENEER_COMMON_ARGS
 };
 

@@ -6,6 +6,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <cstdint>
+
 namespace veneer {
 
 // The probability dropout really uses for a requested p: the nearest multiple of 2^-16 (16 random bits an element).
@@ -14,5 +16,10 @@ double dropout_probability(double p);
 // x with each element zeroed with probability p and the others divided by 1 - p. seed: int64 [1] on x's device.
 // Undefined seed or p == 0: x itself.
 at::Tensor seeded_dropout(const at::Tensor& x, const at::Tensor& seed, double p);
+
+// For ops with their own gradients: y = dropout(x), or y += with `accumulate`, where x and y are contiguous rows of a
+// larger tensor and `first` is the index there of their first element. Not differentiable; nothing on meta tensors.
+void seeded_dropout_part(const at::Tensor& y, const at::Tensor& x, const at::Tensor& seed, double p, int64_t first,
+                         bool accumulate);
 
 }  // namespace veneer

@@ -7,12 +7,34 @@
 #include <functional>
 #include <memory>
 #include <string>
+#include <vector>
 
 #include "veneer/options.h"
 #include "veneer/parameter.h"
 #include "veneer/site.h"
 
 namespace veneer {
+
+// The input of an update: x [N, d_in], dropped out by `seed` and `p` where there is a seed.
+struct Dropped {
+  at::Tensor x;
+  at::Tensor seed;
+  double p = 0.0;
+
+  // dropout(x), differentiable.
+  at::Tensor all() const;
+  // For fused paths, without gradients, x contiguous: rows [begin, end) of dropout(x); and dx[begin:] += dropout of g
+  // with the mask of those rows (g itself where there is no seed).
+  at::Tensor part(int64_t begin, int64_t end) const;
+  void add_part(const at::Tensor& dx, const at::Tensor& g, int64_t begin) const;
+};
+
+// The rows of x in strips, at most `row_strips` whatever the number of threads, so that sums over rows do not depend on
+// it; each strip in turn in parts of rows that fit into a core's cache together with a few tensors of their size.
+// Strips run in parallel; f(begin, end, strip) is called for the parts of a strip one after another. On other devices
+// all rows are one part; on meta tensors f is not called.
+constexpr int64_t row_strips = 16;
+void by_rows(const at::Tensor& x, const std::function<void(int64_t, int64_t, int64_t)>& f);
 
 // A family of d_out x d_in matrices written with few numbers, bound to its options and sizes. Immutable, so one object
 // serves every thread. `dense` is the definition; everything else is an optimisation the generic suite tests against
@@ -34,6 +56,20 @@ class Matrix {
                                 double scale) const;
   // Norms [d_out] of the rows of weight + scale * M, in float32 (float64 for float64 weights); weight [d_out, d_in].
   virtual at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
+
+  // A fast path with its own gradient, which the generic suite holds to `accumulate`. Called below autograd, with
+  // tensors that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the
+  // caller does.
+  virtual bool fused() const { return false; }
+  // y += scale * dropout(x) M^T in place. Returns what backward wants besides x and the parameters.
+  virtual std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
+                                            double scale) const;
+  // Gradients of the parameters (in the order of parameters(), in their dtypes), and, where dx is defined,
+  // dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous.
+  virtual std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
+                                                  const Params& params, const std::vector<at::Tensor>& kept,
+                                                  double scale) const;
+
   // The family's own factor on the update (LoRA's alpha / r). Not part of `dense`.
   virtual double scale() const { return 1.0; }
 };

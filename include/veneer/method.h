@@ -50,6 +50,17 @@ class Method {
   virtual at::Tensor weight(const at::Tensor& weight, const Params& params) const;
   virtual at::Tensor bias(const at::Tensor& bias, const Params& /*params*/) const { return bias; }
 
+  // A fast path with its own gradient, one node in the graph, which the generic suite holds to `forward`. For methods
+  // whose output has slope one in y, at a base that is frozen. Called below autograd, with x, y, weight and bias in one
+  // dtype, real or meta.
+  virtual bool fused() const { return false; }
+  // The output [*, d_out], a fresh tensor, and after it what backward wants besides the call's own tensors.
+  virtual std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const;
+  // The gradients of the parameters, in the order of their specs and in their dtypes, and then that of x where it is
+  // wanted. `in` has x, weight and seed, and no weight where the host called the base; `kept` as fused_forward left it.
+  virtual std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
+                                                 const std::vector<at::Tensor>& kept, bool wants_x) const;
+
   virtual Composition composition() const { return Composition::exclusive; }
   virtual bool needs_weight() const { return false; }  // forward reads Input::weight even when y is given
   virtual double dropout() const { return 0.0; }       // above 0: the host draws a seed for each training call

@@ -50,8 +50,13 @@ std::vector<at::Tensor> initial_parameters(const BoundMethod& bound, const at::T
 // Fresh tensors for specs (the shared ones).
 std::vector<at::Tensor> initial_tensors(const ParameterSpecs& specs, at::TensorOptions options);
 
-// Hash of all sources, made by CMake: part of every op call, so that a compile cache never serves a rebuilt library.
+// Hash of all sources, made by CMake.
 const char* build_id();
+// Whether VENEER_COMPOSED=1 keeps every method on the path that autograd differentiates, the fused paths' oracle.
+bool composed_only();
+// What each op call carries, so that a compile cache never serves a rebuilt library, or one on other paths: the build
+// id, with "-composed" where composed_only().
+const std::string& call_id();
 const char* version();
 
 }  // namespace veneer

@@ -52,7 +52,8 @@ PYBIND11_MODULE(_core, m) {
       py::arg("config"), py::arg("file") = false,
       "The configuration completed with its defaults. `file`: fields of HF PEFT's are tolerated at neutral values.");
   m.def(
-      "build_id", [] { return veneer::build_id(); }, "Hash of the library's sources.");
+      "build_id", [] { return veneer::call_id(); },
+      "Hash of the library's sources, with `-composed` where VENEER_COMPOSED=1 keeps fused paths off.");
   m.def(
       "version", [] { return veneer::version(); }, "Veneer's version.");
   m.def(

@@ -3,6 +3,7 @@
 #include "veneer/registry.h"
 
 #include <algorithm>
+#include <cstdlib>
 #include <map>
 #include <mutex>
 #include <nlohmann/json.hpp>
@@ -148,6 +149,16 @@ std::shared_ptr<const BoundMethod> from_plan(const std::string& method, const st
   bound->plan = plan;
   const std::lock_guard<std::mutex> lock(mutex);
   return cache.emplace(key, std::move(bound)).first->second;
+}
+
+bool composed_only() {
+  static const char* const variable = std::getenv("VENEER_COMPOSED");
+  return variable != nullptr && std::string(variable) == "1";
+}
+
+const std::string& call_id() {
+  static const std::string id = std::string(build_id()) + (composed_only() ? "-composed" : "");
+  return id;
 }
 
 }  // namespace veneer

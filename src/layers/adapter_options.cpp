@@ -62,7 +62,8 @@ SurmOptions::operator AdapterConfig() const {
                  {"scaling", scaling_},
                  {"dropout", dropout_},
                  {"bias", bias_},
-                 {"use_dora", use_dora_}});
+                 {"use_dora", use_dora_},
+                 {"dora_dropout", dora_dropout_}});
 }
 
 Ia3Options::operator AdapterConfig() const {

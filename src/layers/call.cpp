@@ -11,11 +11,6 @@ using at::Tensor;
 using OptionalTensor = std::optional<Tensor>;
 using Text = const std::string&;
 
-const std::string& build() {
-  static const std::string id = build_id();
-  return id;
-}
-
 OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
 
 }  // namespace
@@ -26,14 +21,14 @@ Tensor call_forward(const BoundMethod& bound, const Input& in, at::TensorList pa
                              .typed<Tensor(Text, Text, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                            const OptionalTensor&, at::TensorList, const OptionalTensor&, Text)>();
   return op.call(bound.name, bound.plan, in.x, optional(in.y), optional(in.weight), optional(in.bias), params,
-                 optional(in.seed), build());
+                 optional(in.seed), call_id());
 }
 
 Tensor call_input(const BoundMethod& bound, const Tensor& x, at::TensorList params) {
   static const auto op = c10::Dispatcher::singleton()
                              .findSchemaOrThrow("veneer::forward_input", "")
                              .typed<Tensor(Text, Text, const Tensor&, at::TensorList, Text)>();
-  return op.call(bound.name, bound.plan, x, params, build());
+  return op.call(bound.name, bound.plan, x, params, call_id());
 }
 
 }  // namespace veneer

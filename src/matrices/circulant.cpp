@@ -60,18 +60,82 @@ class Circulant final : public Matrix {
   at::Tensor apply(const at::Tensor& x, const Params& params) const override {
     if (TORCH_GUARD_SIZE_OBLIVIOUS(x.sym_size(0).sym_eq(0))) return Matrix::apply(x, params);  // MKL refuses no signals
     const at::Tensor c = columns(params);
-    at::Tensor u = x.to(at::promote_types(wide_type(x.scalar_type()), wide_type(c.scalar_type())));
-    if (q_ * g_ != site_.d_in) u = at::constant_pad_nd(u, {0, q_ * g_ - site_.d_in});
-    const at::Tensor spectrum = at::fft_rfft(as(c, u));                // [m, q, g/2 + 1]
-    const at::Tensor signal = at::fft_rfft(u.unflatten(1, {q_, g_}));  // [N, q, g/2 + 1]
-    const at::Tensor mixed = q_ == 1 ? signal * spectrum.squeeze(1)    // [N, m, g/2 + 1]
-                                     : at::einsum("nqk,mqk->nmk", {signal, spectrum});
-    // Without its length irfft would return an even number of points.
-    const at::Tensor y = at::fft_irfft(mixed, g_).flatten(1, 2);
-    return as(m_ * g_ == site_.d_out ? y : y.narrow(1, 0, site_.d_out), x);
+    const at::ScalarType type = spectral_type(x, c);
+    return as(signals(mixed(spectra(x, site_.d_in, q_, type), at::fft_rfft(c.to(type))), site_.d_out), x);
+  }
+
+  bool fused() const override { return true; }
+
+  std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
+                                    double scale) const override {
+    const at::Tensor c = columns(params);
+    const at::ScalarType type = spectral_type(x.x, c);
+    const at::Tensor spectrum = at::fft_rfft(c.to(type) * scale);
+    by_rows(x.x, [&](int64_t begin, int64_t end, int64_t) {
+      const at::Tensor update = mixed(spectra(x.part(begin, end), site_.d_in, q_, type), spectrum);
+      y.narrow(0, begin, end - begin).add_(signals(update, site_.d_out));
+    });
+    return {};
+  }
+
+  // Correlations: dc = irfft(conj(rfft x) * rfft dy) summed over rows, dx = irfft(rfft dy * conj(rfft c)). The spectrum
+  // of x is computed again: keeping it would double what a layer keeps, for one transform of five.
+  std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
+                                          const Params& params, const std::vector<at::Tensor>& /*kept*/,
+                                          double scale) const override {
+    const at::Tensor c = columns(params);
+    const at::ScalarType type = spectral_type(x.x, c);
+    const at::Tensor spectrum = at::fft_rfft(c.to(type) * scale).conj().resolve_conj();
+    const at::Tensor sums = at::zeros({row_strips, m_, q_, g_ / 2 + 1}, spectrum.options());
+    by_rows(x.x, [&](int64_t begin, int64_t end, int64_t strip) {
+      const at::Tensor signal = spectra(x.part(begin, end), site_.d_in, q_, type);                   // [n, q, k]
+      const at::Tensor gradient = spectra(dy.narrow(0, begin, end - begin), site_.d_out, m_, type);  // [n, m, k]
+      sums.select(0, strip).add_(correlated(signal, gradient));
+      if (dx.defined()) {
+        x.add_part(dx, as(signals(mixed(gradient, spectrum.transpose(0, 1)), site_.d_in), dx).contiguous(), begin);
+      }
+    });
+    const at::Tensor dc = at::fft_irfft(sums.sum(0), g_).mul_(scale);
+    if (!product_) return {as(dc.view_as(params["circulant_c"]), params["circulant_c"])};
+    const at::Tensor &a = params["circulant_a"], &b = params["circulant_b"];
+    const at::Tensor shaped = dc.view_as(a);
+    return {as(shaped * b, a), as(shaped * a, b)};
   }
 
  private:
+  static at::ScalarType spectral_type(const at::Tensor& x, const at::Tensor& c) {
+    return at::promote_types(wide_type(x.scalar_type()), wide_type(c.scalar_type()));
+  }
+
+  // x [n, d], zeros up to [n, blocks * g], -> [n, blocks, g/2 + 1].
+  at::Tensor spectra(const at::Tensor& x, int64_t d, int64_t blocks, at::ScalarType type) const {
+    const at::Tensor u = x.to(type);
+    const at::Tensor padded = blocks * g_ == d ? u : at::constant_pad_nd(u, {0, blocks * g_ - d});
+    return at::fft_rfft(padded.unflatten(1, {blocks, g_}));
+  }
+
+  // Spectra [n, from, k] through those of the blocks, [to, from, k], to [n, to, k].
+  static at::Tensor mixed(const at::Tensor& signal, const at::Tensor& spectrum) {
+    if (spectrum.size(1) == 1) return signal * spectrum.squeeze(1);
+    if (spectrum.size(0) == 1) return (signal * spectrum.squeeze(0)).sum(1, /*keepdim=*/true);
+    return at::einsum("nqk,mqk->nmk", {signal, spectrum});
+  }
+
+  // Summed over rows: [m, q, k] of conj(signal [n, q, k]) * gradient [n, m, k].
+  static at::Tensor correlated(const at::Tensor& signal, const at::Tensor& gradient) {
+    if (signal.size(1) == 1 || gradient.size(1) == 1) {
+      const at::Tensor sum = (signal.conj() * gradient).sum(0);  // [m or q, k]
+      return gradient.size(1) == 1 ? sum.unsqueeze(0) : sum.unsqueeze(1);
+    }
+    return at::einsum("nqk,nmk->mqk", {signal.conj(), gradient});
+  }
+
+  // [n, blocks, g/2 + 1] -> [n, d]. Without its length irfft would return an even number of points.
+  at::Tensor signals(const at::Tensor& spectrum, int64_t d) const {
+    const at::Tensor y = at::fft_irfft(spectrum, g_).flatten(1, 2);
+    return spectrum.size(1) * g_ == d ? y : y.narrow(1, 0, d);
+  }
+
   static int64_t nearest_divisor(int64_t n, int64_t wanted) {
     int64_t best = 1;
     for (int64_t d = 1; d <= n; ++d) {
@@ -111,7 +175,9 @@ const RegisterConfig config{
       Option::number("scaling", 1.0, "factor on the update"),
       Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
       Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", "surm_only"}),
-      Option::flag("use_dora", false, "train magnitude and direction apart")},
+      Option::flag("use_dora", false, "train magnitude and direction apart"),
+      Option::choice("dora_dropout", "peft",
+                     "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product", {"peft", "shared"})},
      "{}",
      [](const Options& fields, const Site&) {
        const nlohmann::json matrix{{"name", fields.text("structure")},
@@ -121,7 +187,8 @@ const RegisterConfig config{
        return method_call("additive", {{"matrix", matrix},
                                        {"scale", fields.number("scaling")},
                                        {"dropout", fields.number("dropout")},
-                                       {"decompose", fields.flag("use_dora")}});
+                                       {"decompose", fields.flag("use_dora")},
+                                       {"dora_dropout", fields.text("dora_dropout")}});
      }}};
 
 }  // namespace

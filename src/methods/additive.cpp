@@ -53,12 +53,34 @@ class Additive final : public Method {
 
   at::Tensor forward(const Input& in, const Params& params) const override {
     const at::Tensor x = rows(in.x);
-    const at::Tensor dropped = in.seed.defined() ? seeded_dropout(x, in.seed, dropout_) : x;
+    const at::Tensor dropped = Dropped{x, in.seed, dropout_}.all();
     const bool owned = !in.y.defined();
     const at::Tensor y = owned ? at::linear(x, in.weight, in.bias) : rows(in.y);
     return unrows(decompose_ ? decomposed(in, y, owned, x, dropped, params)
                              : matrix_->accumulate(y, owned, dropped, params, scale_),
                   in.x);
+  }
+
+  bool fused() const override { return matrix_->fused() && !decompose_; }
+
+  std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
+    const at::Tensor x = rows(in.x);
+    const at::Tensor y =
+        in.y.defined() ? rows(in.y).clone(at::MemoryFormat::Contiguous) : at::linear(x, in.weight, in.bias);
+    std::vector<at::Tensor> outputs = matrix_->fused_add(y, {x.contiguous(), in.seed, dropout_}, params, scale_);
+    outputs.insert(outputs.begin(), unrows(y, in.x));
+    return outputs;
+  }
+
+  std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
+                                         const std::vector<at::Tensor>& kept, bool wants_x) const override {
+    const at::Tensor x = rows(in.x).contiguous();
+    const at::Tensor g = rows(dy).contiguous();
+    at::Tensor dx;
+    if (wants_x) dx = in.weight.defined() ? at::mm(g, in.weight) : at::zeros_like(x);
+    std::vector<at::Tensor> gradients = matrix_->fused_gradients(dx, g, {x, in.seed, dropout_}, params, kept, scale_);
+    if (wants_x) gradients.push_back(unrows(dx, in.x));
+    return gradients;
   }
 
   bool mergeable() const override { return site_.kind == SiteKind::linear; }

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/json.h"
+#include "ops/fused.h"
 #include "veneer/check.h"
 #include "veneer/registry.h"
 
@@ -26,13 +27,15 @@ Params checked_params(const BoundMethod& bound, const std::string& method, at::T
 
 Tensor forward(const std::string& method, const std::string& options, const Tensor& x, const OptionalTensor& y,
                const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
-               const OptionalTensor& seed, const std::string& /*build*/) {
+               const OptionalTensor& seed, const std::string& build) {
   const auto bound = from_plan(method, options);
   VENEER_CHECK(x.dim() >= 1, method, "expected an input [*, d_in], got a scalar");
   VENEER_CHECK(x.is_floating_point(), method, "expected a floating-point input, got ", x.scalar_type());
   VENEER_CHECK(y.has_value() || weight.has_value(), method, "expected the base's output or its weight, got neither");
   const Input in{x, y.value_or(Tensor()), weight.value_or(Tensor()), bias.value_or(Tensor()), seed.value_or(Tensor())};
-  return bound->method->forward(in, checked_params(*bound, method, params));
+  const Params checked = checked_params(*bound, method, params);
+  return composed_reason(*bound->method, in, params).empty() ? call_fused(*bound, in, params, build)
+                                                             : bound->method->forward(in, checked);
 }
 
 Tensor forward_input(const std::string& method, const std::string& options, const Tensor& x, at::TensorList params,

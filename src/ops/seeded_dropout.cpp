@@ -42,61 +42,54 @@ void check(const Tensor& x, const Tensor& seed, double p) {
 
 // The kernels' view of a call. T is the kernel's element type, same size as the tensor's.
 template <class T>
-kernels::SeededDropout<T> call_of(const Tensor& x, Tensor& y, const Tensor& seed, double p) {
+kernels::SeededDropout<T> call_of(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first,
+                                  bool accumulate) {
   const auto threshold = static_cast<uint32_t>(std::lround(p * steps));
   return {static_cast<const T*>(x.const_data_ptr()),
           static_cast<T*>(y.mutable_data_ptr()),
           x.numel(),
           seed.const_data_ptr<int64_t>(),
           threshold,
-          steps / (steps - threshold)};
+          steps / (steps - threshold),
+          first,
+          accumulate};
 }
 
 template <class T>
-void run_cpu(const Tensor& x, Tensor& y, const Tensor& seed, double p) {
-  const auto call = call_of<T>(x, y, seed, p);
+void run(const kernels::SeededDropout<T>& call, const Tensor& x) {
+#if VENEER_WITH_CUDA
+  if (x.is_cuda()) {
+    const c10::cuda::CUDAGuard guard(x.device());
+    const auto error = kernels::cuda::seeded_dropout(call, at::cuda::getCurrentCUDAStream().stream());
+    TORCH_CHECK(error == 0, "[seeded_dropout] launch failed: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
+    return;
+  }
+#endif
+  TORCH_INTERNAL_ASSERT(x.is_cpu());
   constexpr int64_t grain = 1 << 15;
-  at::parallel_for(0, x.numel(), grain,
+  at::parallel_for(0, call.n, grain,
                    [&](int64_t begin, int64_t end) { kernels::cpu::seeded_dropout(call, begin, end); });
 }
 
-Tensor cpu(const Tensor& x, const Tensor& seed, double p) {
+// y = or += dropout(x), both contiguous.
+void run(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first, bool accumulate) {
+  TORCH_INTERNAL_ASSERT(x.is_contiguous() && y.is_contiguous() && x.scalar_type() == y.scalar_type());
+  switch (x.scalar_type()) {
+    case at::kFloat: return run(call_of<float>(x, y, seed, p, first, accumulate), x);
+    case at::kDouble: return run(call_of<double>(x, y, seed, p, first, accumulate), x);
+    case at::kBFloat16: return run(call_of<kernels::Bf16>(x, y, seed, p, first, accumulate), x);
+    case at::kHalf: return run(call_of<kernels::Fp16>(x, y, seed, p, first, accumulate), x);
+    default: VENEER_CHECK(false, "seeded_dropout", "expected a floating-point type, got ", x.scalar_type());
+  }
+}
+
+Tensor forward(const Tensor& x, const Tensor& seed, double p) {
   check(x, seed, p);
   const Tensor input = x.contiguous();  // the mask goes by position in the logical order
   Tensor y = at::empty_like(input);
-  switch (x.scalar_type()) {
-    case at::kFloat: run_cpu<float>(input, y, seed, p); break;
-    case at::kDouble: run_cpu<double>(input, y, seed, p); break;
-    case at::kBFloat16: run_cpu<kernels::Bf16>(input, y, seed, p); break;
-    default:
-      VENEER_CHECK(false, "seeded_dropout", "expected float32, bfloat16 or float64 on the CPU, got ", x.scalar_type());
-  }
+  run(input, y, seed, p, 0, false);
   return y;
 }
-
-#if VENEER_WITH_CUDA
-template <class T>
-void run_cuda(const Tensor& x, Tensor& y, const Tensor& seed, double p) {
-  const auto error =
-      kernels::cuda::seeded_dropout(call_of<T>(x, y, seed, p), at::cuda::getCurrentCUDAStream().stream());
-  TORCH_CHECK(error == 0, "[seeded_dropout] launch failed: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
-}
-
-Tensor cuda(const Tensor& x, const Tensor& seed, double p) {
-  check(x, seed, p);
-  const c10::cuda::CUDAGuard guard(x.device());
-  const Tensor input = x.contiguous();
-  Tensor y = at::empty_like(input);
-  switch (x.scalar_type()) {
-    case at::kFloat: run_cuda<float>(input, y, seed, p); break;
-    case at::kDouble: run_cuda<double>(input, y, seed, p); break;
-    case at::kBFloat16: run_cuda<kernels::Bf16>(input, y, seed, p); break;
-    case at::kHalf: run_cuda<kernels::Fp16>(input, y, seed, p); break;
-    default: VENEER_CHECK(false, "seeded_dropout", "expected a floating-point type, got ", x.scalar_type());
-  }
-  return y;
-}
-#endif
 
 Tensor meta(const Tensor& x, const Tensor& seed, double p) {
   check(x, seed, p);
@@ -130,12 +123,17 @@ Tensor seeded_dropout(const Tensor& x, const Tensor& seed, double p) {
   return seed.defined() && p > 0.0 ? dispatched(x, seed, p) : x;
 }
 
+void seeded_dropout_part(const Tensor& y, const Tensor& x, const Tensor& seed, double p, int64_t first,
+                         bool accumulate) {
+  if (!x.is_meta()) run(x, y, seed, p, first, accumulate);
+}
+
 TORCH_LIBRARY_FRAGMENT(veneer, m) {
   m.def("seeded_dropout(Tensor x, Tensor seed, float p) -> Tensor", {at::Tag::pt2_compliant_tag});
 }
-TORCH_LIBRARY_IMPL(veneer, CPU, m) { m.impl("seeded_dropout", cpu); }
+TORCH_LIBRARY_IMPL(veneer, CPU, m) { m.impl("seeded_dropout", forward); }
 #if VENEER_WITH_CUDA
-TORCH_LIBRARY_IMPL(veneer, CUDA, m) { m.impl("seeded_dropout", cuda); }
+TORCH_LIBRARY_IMPL(veneer, CUDA, m) { m.impl("seeded_dropout", forward); }
 #endif
 TORCH_LIBRARY_IMPL(veneer, Meta, m) { m.impl("seeded_dropout", meta); }
 TORCH_LIBRARY_IMPL(veneer, Autograd, m) { m.impl("seeded_dropout", autograd); }

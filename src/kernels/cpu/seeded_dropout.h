@@ -6,8 +6,7 @@
 
 namespace veneer::kernels::cpu {
 
-// Elements [begin, end) of the call; any partition gives the same result. T: float, double, Bf16. `begin` need not be a
-// multiple of four.
+// Elements [begin, end) of the call; any partition gives the same result. T: float, double, Bf16, Fp16.
 template <class T>
 void seeded_dropout(const SeededDropout<T>& call, int64_t begin, int64_t end);
 

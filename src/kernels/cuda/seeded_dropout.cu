@@ -4,28 +4,46 @@
 #include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
+#include <type_traits>
+
 #include "kernels/cuda/seeded_dropout.h"
 
 namespace veneer::kernels::cuda {
 namespace {
 
-__device__ float scaled(float value, double scale) { return value * static_cast<float>(scale); }
-__device__ double scaled(double value, double scale) { return value * scale; }
-__device__ Bf16 scaled(Bf16 value, double scale) {
-  const float wide = __bfloat162float(__ushort_as_bfloat16(value.bits));
-  return {__bfloat16_as_ushort(__float2bfloat16_rn(wide * static_cast<float>(scale)))};
-}
-__device__ Fp16 scaled(Fp16 value, double scale) {
-  const float wide = __half2float(__ushort_as_half(value.bits));
-  return {__half_as_ushort(__float2half_rn(wide * static_cast<float>(scale)))};
+__device__ float wide(float value) { return value; }
+__device__ double wide(double value) { return value; }
+__device__ float wide(Bf16 value) { return __bfloat162float(__ushort_as_bfloat16(value.bits)); }
+__device__ float wide(Fp16 value) { return __half2float(__ushort_as_half(value.bits)); }
+
+template <class T, class Wide>
+__device__ T narrow(Wide value) {
+  if constexpr (sizeof(T) == sizeof(Wide)) {
+    return value;
+  } else if constexpr (std::is_same_v<T, Bf16>) {
+    return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
+  } else {
+    return {__half_as_ushort(__float2half_rn(value))};
+  }
 }
 
+// A block of threads takes a block of elements: one key, one word a thread, two elements a word.
 template <class T>
 __global__ void kernel(SeededDropout<T> call) {
+  using Wide = decltype(wide(T{}));
   const auto seed = static_cast<uint64_t>(*call.seed);
-  const int64_t stride = static_cast<int64_t>(gridDim.x) * blockDim.x;
-  for (int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x; i < call.n; i += stride) {
-    call.y[i] = kept(seed, static_cast<uint64_t>(i), call.threshold) ? scaled(call.x[i], call.scale) : T{};
+  const auto scale = static_cast<Wide>(call.scale);
+  const int64_t first = call.first / dropout_block, last = (call.first + call.n - 1) / dropout_block;
+  for (int64_t block = first + blockIdx.x; block <= last; block += gridDim.x) {
+    const uint32_t word = random_word(block_key(seed, static_cast<uint64_t>(block)), threadIdx.x);
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+      const int64_t i = block * dropout_block + half * dropout_words + threadIdx.x - call.first;
+      if (i < 0 || i >= call.n) continue;
+      const bool keep = ((word >> (16 * half)) & 0xFFFFU) >= call.threshold;
+      const Wide value = keep ? wide(call.x[i]) * scale : Wide(0);
+      call.y[i] = narrow<T>(call.accumulate ? wide(call.y[i]) + value : value);
+    }
   }
 }
 
@@ -34,10 +52,9 @@ __global__ void kernel(SeededDropout<T> call) {
 template <class T>
 int seeded_dropout(const SeededDropout<T>& call, void* stream) {
   if (call.n == 0) return 0;
-  constexpr int threads = 256;
   constexpr int64_t most_blocks = 65536;
-  const int64_t blocks = (call.n + threads - 1) / threads;
-  kernel<T><<<static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks), threads, 0,
+  const int64_t blocks = call.n / dropout_block + 2;  // one more at either end
+  kernel<T><<<static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks), dropout_words, 0,
               static_cast<cudaStream_t>(stream)>>>(call);
   return static_cast<int>(cudaGetLastError());
 }

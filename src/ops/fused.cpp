@@ -1,0 +1,203 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "ops/fused.h"
+
+#include <ATen/ATen.h>
+#include <ATen/autocast_mode.h>
+#include <c10/core/GradMode.h>
+#include <torch/csrc/autograd/autograd.h>
+#include <torch/csrc/autograd/custom_function.h>
+#include <torch/library.h>
+
+#include <algorithm>
+
+#include "veneer/check.h"
+
+namespace veneer {
+namespace {
+
+using at::Tensor;
+using OptionalTensor = std::optional<Tensor>;
+using Text = const std::string&;
+
+OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
+Tensor tensor(const OptionalTensor& optional) { return optional.value_or(Tensor()); }
+
+using Forward = std::vector<Tensor>(Text, Text, const Tensor&, const OptionalTensor&, const OptionalTensor&,
+                                    const OptionalTensor&, at::TensorList, const OptionalTensor&, Text);
+using Backward = std::vector<Tensor>(Text, Text, const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList,
+                                     at::TensorList, const OptionalTensor&, bool, Text);
+
+auto forward_op() {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("veneer::fused", "").typed<Forward>();
+  return op;
+}
+
+auto backward_op() {
+  static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("veneer::fused_backward", "").typed<Backward>();
+  return op;
+}
+
+std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const OptionalTensor& y,
+                            const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
+                            const OptionalTensor& seed, Text /*build*/) {
+  const auto bound = from_plan(method, options);
+  return bound->method->fused_forward({x, tensor(y), tensor(weight), tensor(bias), tensor(seed)},
+                                      {bound->specs, params});
+}
+
+std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
+                             at::TensorList params, at::TensorList kept, const OptionalTensor& seed, bool wants_x,
+                             Text /*build*/) {
+  const auto bound = from_plan(method, options);
+  return bound->method->fused_backward(dy, {x, Tensor(), tensor(weight), Tensor(), tensor(seed)},
+                                       {bound->specs, params}, kept.vec(), wants_x);
+}
+
+class FusedFunction : public torch::autograd::Function<FusedFunction> {
+ public:
+  static torch::autograd::variable_list forward(torch::autograd::AutogradContext* context, Text method, Text options,
+                                                const Tensor& x, const OptionalTensor& y, const OptionalTensor& weight,
+                                                const OptionalTensor& bias, at::TensorList params,
+                                                const OptionalTensor& seed, Text build) {
+    std::vector<Tensor> outputs;
+    {
+      const at::AutoDispatchBelowADInplaceOrView below;
+      outputs = forward_op().call(method, options, x, y, weight, bias, params, seed, build);
+    }
+    const OptionalTensor base = y.has_value() ? std::nullopt : weight;
+    torch::autograd::variable_list saved{x, tensor(base), tensor(seed)};
+    saved.insert(saved.end(), params.begin(), params.end());
+    saved.insert(saved.end(), outputs.begin() + 1, outputs.end());
+    context->save_for_backward(saved);
+    auto& data = context->saved_data;
+    data["method"] = method;
+    data["options"] = options;
+    data["build"] = build;
+    data["params"] = static_cast<int64_t>(params.size());
+    data["y"] = y.has_value();
+    data["weight"] = weight.has_value();
+    data["bias"] = bias.has_value();
+    // A compiled graph calls the op with all its outputs in view.
+    context->mark_non_differentiable({outputs.begin() + 1, outputs.end()});
+    return outputs;
+  }
+
+  static torch::autograd::variable_list backward(torch::autograd::AutogradContext* context,
+                                                 torch::autograd::variable_list gradients) {
+    const auto saved = context->get_saved_variables();
+    auto& data = context->saved_data;
+    const auto count = static_cast<size_t>(data["params"].toInt());
+    const Tensor& x = saved[0];
+    const at::TensorList rest(saved), params = rest.slice(3, count), kept = rest.slice(3 + count);
+    const bool has_y = data["y"].toBool();
+    std::vector<Tensor> results(count + 1);  // of params, then x
+    const bool wants_x = context->needs_input_grad(0);
+    if (gradients[0].defined()) {
+      results = at::GradMode::is_enabled()
+                    ? differentiable(*context, gradients[0], saved, params)
+                    : backward_op().call(data["method"].toStringRef(), data["options"].toStringRef(), gradients[0], x,
+                                         optional(saved[1]), params, kept, optional(saved[2]), wants_x,
+                                         data["build"].toStringRef());
+    }
+    torch::autograd::variable_list all(2);  // of method and options
+    all.push_back(wants_x ? results.back() : Tensor());
+    all.push_back(has_y ? gradients[0] : Tensor());
+    all.insert(all.end(), 2, Tensor());  // weight and bias are frozen
+    all.insert(all.end(), results.begin(), results.begin() + static_cast<int64_t>(count));
+    all.insert(all.end(), 2, Tensor());  // of seed and build
+    return all;
+  }
+
+ private:
+  // With create_graph: the gradient of the definition, which can be differentiated again.
+  static std::vector<Tensor> differentiable(torch::autograd::AutogradContext& context, const Tensor& dy,
+                                            const torch::autograd::variable_list& saved, at::TensorList params) {
+    auto& data = context.saved_data;
+    const auto bound = from_plan(data["method"].toStringRef(), data["options"].toStringRef());
+    // The slope in y is one, so where the host called the base any y gives the same gradients.
+    const Tensor y = data["y"].toBool() ? at::zeros_like(dy) : Tensor();
+    const Tensor out = bound->method->forward({saved[0], y, saved[1], Tensor(), saved[2]}, {bound->specs, params});
+    torch::autograd::variable_list inputs;
+    std::vector<size_t> places;
+    const auto add = [&](const Tensor& input, size_t place) {
+      if (!input.requires_grad()) return;
+      inputs.push_back(input);
+      places.push_back(place);
+    };
+    for (size_t i = 0; i < params.size(); ++i) add(params[i], i);
+    add(saved[0], params.size());
+    std::vector<Tensor> results(params.size() + 1);
+    const auto found = torch::autograd::grad({out}, inputs, {dy}, /*retain_graph=*/true, /*create_graph=*/true,
+                                             /*allow_unused=*/true);
+    for (size_t i = 0; i < places.size(); ++i) results[places[i]] = found[i];
+    return results;
+  }
+};
+
+std::vector<Tensor> autograd(Text method, Text options, const Tensor& x, const OptionalTensor& y,
+                             const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
+                             const OptionalTensor& seed, Text build) {
+  return FusedFunction::apply(method, options, x, y, weight, bias, params, seed, build);
+}
+
+// As autocast treats a linear layer; the parameters are cast where they are used.
+template <at::DeviceType device>
+std::vector<Tensor> autocast(Text method, Text options, const Tensor& x, const OptionalTensor& y,
+                             const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
+                             const OptionalTensor& seed, Text build) {
+  const c10::impl::ExcludeDispatchKeyGuard off(at::autocast::get_autocast_dispatch_key_from_device_type(device));
+  const auto type = at::autocast::get_autocast_dtype(device);
+  const auto cast = [&](const OptionalTensor& t) {
+    return t.has_value() ? OptionalTensor(at::autocast::cached_cast(type, *t, device)) : t;
+  };
+  return forward_op().call(method, options, *cast(x), cast(y), cast(weight), cast(bias), params, seed, build);
+}
+
+bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad(); }
+
+}  // namespace
+
+std::string composed_reason(const Method& method, const Input& in, at::TensorList params) {
+  if (!method.fused()) return "the method has no fused path";
+  if (composed_only()) return "VENEER_COMPOSED=1";
+  if (!in.y.defined() && (requires_gradient(in.weight) || requires_gradient(in.bias))) return "the base is trained";
+  const auto device = in.x.device().type();
+  if (device != at::kCPU && device != at::kCUDA && device != at::kMeta) return "the device has no fused path";
+  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) return "torch.func";
+  const auto has_tangent = [](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); };
+  if (has_tangent(in.x) || std::any_of(params.begin(), params.end(), has_tangent)) return "forward-mode gradients";
+  const Tensor& base = in.y.defined() ? in.y : in.weight;
+  const bool one_dtype = in.x.scalar_type() == base.scalar_type() &&
+                         (in.y.defined() || !in.bias.defined() || in.bias.scalar_type() == base.scalar_type());
+  if (!one_dtype && !at::autocast::is_autocast_enabled(device)) return "x and the base have different dtypes";
+  return "";
+}
+
+Tensor call_fused(const BoundMethod& bound, const Input& in, at::TensorList params, Text build) {
+  return forward_op()
+      .call(bound.name, bound.plan, in.x, optional(in.y), in.y.defined() ? std::nullopt : optional(in.weight),
+            in.y.defined() ? std::nullopt : optional(in.bias), params, optional(in.seed), build)
+      .front();
+}
+
+TORCH_LIBRARY_FRAGMENT(veneer, m) {
+  const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
+  m.def(
+      "fused(str method, str options, Tensor x, Tensor? y, Tensor? weight, Tensor? bias, Tensor[] params, Tensor? "
+      "seed, "
+      "str build) -> Tensor[]",
+      tags);
+  m.def(
+      "fused_backward(str method, str options, Tensor dy, Tensor x, Tensor? weight, Tensor[] params, Tensor[] kept, "
+      "Tensor? seed, bool wants_x, str build) -> Tensor[]",
+      tags);
+}
+TORCH_LIBRARY_IMPL(veneer, CPU, m) { m.impl("fused", forward), m.impl("fused_backward", backward); }
+TORCH_LIBRARY_IMPL(veneer, CUDA, m) { m.impl("fused", forward), m.impl("fused_backward", backward); }
+TORCH_LIBRARY_IMPL(veneer, Meta, m) { m.impl("fused", forward), m.impl("fused_backward", backward); }
+TORCH_LIBRARY_IMPL(veneer, Autograd, m) { m.impl("fused", autograd); }
+TORCH_LIBRARY_IMPL(veneer, AutocastCPU, m) { m.impl("fused", autocast<at::kCPU>); }
+TORCH_LIBRARY_IMPL(veneer, AutocastCUDA, m) { m.impl("fused", autocast<at::kCUDA>); }
+
+}  // namespace veneer

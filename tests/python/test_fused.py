@@ -1,0 +1,176 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""Fused paths: one node with its own gradient. The generic suites hold their numbers to the definitions; here is when they are
+taken, and that they are the composed path in every other respect."""
+
+import os
+import subprocess
+import sys
+
+import pytest
+import torch
+from torch import nn
+
+import veneer
+from veneer import LoraConfig, SurmConfig
+
+CASES = {
+    "lora": (LoraConfig(target_modules=["0"], r=3), 12, 8),
+    "lora dropout": (LoraConfig(target_modules=["0"], r=3, lora_dropout=0.25), 12, 8),
+    "circulant": (SurmConfig(target_modules=["0"]), 12, 12),
+    "circulant wide": (SurmConfig(target_modules=["0"], dropout=0.25), 7, 21),
+    "circulant narrow": (SurmConfig(target_modules=["0"], dropout=0.25), 21, 7),
+    "circulant blocks": (SurmConfig(target_modules=["0"], form="single"), 12, 8),
+    "circulant padded": (SurmConfig(target_modules=["0"], block_size=4, padding=True, dropout=0.25), 5, 7),
+}
+
+
+def make(case, dtype=torch.float32):
+    config, d_in, d_out = CASES[case]
+    torch.manual_seed(0)
+    model = veneer.get_peft_model(nn.Sequential(nn.Linear(d_in, d_out)).to(dtype), config, autocast_adapter_dtype=False)
+    for parameter in trained(model):
+        nn.init.normal_(parameter, 0, 0.5)
+    return model.train(), torch.randn(300, d_in, dtype=dtype, requires_grad=True)
+
+
+def trained(model):
+    return [p for p in model.parameters() if p.requires_grad]
+
+
+def results(model, x, run=lambda model, x: model(x)):
+    """Output and gradients of x and all parameters, with one dropout mask."""
+    torch.manual_seed(5)
+    y = run(model, x)
+    return [y.detach(), *torch.autograd.grad(y.float().square().sum(), [x, *trained(model)])]
+
+
+def fused(y):
+    """Whether the fused node is in the graph of y."""
+    seen, todo = set(), [y.grad_fn]
+    while todo:
+        node = todo.pop()
+        if node is not None and node not in seen:
+            seen.add(node)
+            todo += [next_node for next_node, _ in node.next_functions]
+    return any("FusedFunction" in node.name() for node in seen)
+
+
+def report(path):
+    """What the subprocess below computes: every case, and under autocast too."""
+    everything = {}
+    for case in CASES:
+        model, x = make(case)
+        everything[case] = [fused(model(x)), results(model, x)]
+        with torch.autocast("cpu", torch.bfloat16):
+            everything[case + " autocast"] = [fused(model(x)), results(model, x)]
+    torch.save(everything, path)
+
+
+def test_the_composed_path_gives_the_same(tmp_path):
+    for name, variables in {"fused": {}, "composed": {"VENEER_COMPOSED": "1"}}.items():
+        code = f"import sys; sys.path.insert(0, {os.path.dirname(__file__)!r}); import test_fused; test_fused.report(sys.argv[1])"
+        command = [sys.executable, "-c", code, str(tmp_path / name)]
+        subprocess.run(command, env={**os.environ, **variables, "OMP_NUM_THREADS": "1"}, check=True)
+    ours, theirs = torch.load(tmp_path / "fused"), torch.load(tmp_path / "composed")
+    assert ours.keys() == theirs.keys()
+    for case in ours:
+        assert ours[case][0], f"{case}: the fused path was not taken"
+        assert not theirs[case][0], f"{case}: VENEER_COMPOSED=1 was not obeyed"
+        for one, other in zip(ours[case][1], theirs[case][1], strict=True):
+            assert one.dtype == other.dtype
+            unit = torch.finfo(torch.bfloat16 if "autocast" in case else torch.float32).eps
+            torch.testing.assert_close(one, other, rtol=0, atol=(16 * unit * other.abs().max()).item())
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_second_derivatives(case):
+    model, x = make(case, torch.float64)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+
+    def run(x, *tensors):
+        torch.manual_seed(5)
+        return torch.func.functional_call(model, dict(zip(names, tensors, strict=True)), x)
+
+    inputs = (x.detach()[:3].requires_grad_(), *trained(model))
+    assert fused(run(*inputs))
+    assert torch.autograd.gradgradcheck(run, inputs)
+
+
+@pytest.mark.parametrize("case", ["lora", "circulant"])
+def test_transforms_and_forward_mode_take_the_composed_path(case):
+    model, x = make(case)
+    names = [name for name, p in model.named_parameters() if p.requires_grad]
+    values = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
+
+    def loss(values):
+        return torch.func.functional_call(model, values, x.detach()).square().sum()
+
+    expected = torch.autograd.grad(model(x.detach()).square().sum(), trained(model))
+    gradients = torch.func.grad(loss)(values)
+    tangents = {name: torch.randn_like(value) for name, value in values.items()}
+    _, directional = torch.func.jvp(loss, (values,), (tangents,))
+    for name, gradient in zip(names, expected, strict=True):
+        torch.testing.assert_close(gradients[name], gradient)
+    torch.testing.assert_close(
+        directional, sum((g * t).sum() for g, t in zip(expected, tangents.values(), strict=True))
+    )
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_trained_base_gets_its_gradients(case):
+    model, x = make(case)
+    layer = model.get_base_model()[0]
+    layer.base_layer.weight.requires_grad_()
+    layer.base_layer.bias.requires_grad_()
+    y = model(x)
+    assert not fused(y)
+    y.sum().backward()
+    torch.testing.assert_close(layer.base_layer.bias.grad, torch.full_like(layer.base_layer.bias, len(x)))
+    torch.testing.assert_close(layer.base_layer.weight.grad, x.sum(0).expand_as(layer.base_layer.weight))
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_threads_do_not_change_the_result(case):
+    model, x = make(case)
+    one = results(model, x)
+    torch.set_num_threads(3)
+    for a, b in zip(one, results(model, x), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * a.abs().max().item())
+
+
+@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+def test_16_bit_training(case, dtype):
+    """No further from float64 than the composed formula in the same precision, within a few roundings."""
+    model, x = make(case, dtype)
+    torch.manual_seed(5)
+    y = model(x)
+    assert fused(y)
+    gradients = torch.autograd.grad(y.sum(), [x, *trained(model)])
+    exact, _ = make(case, torch.float64)
+    exact.load_state_dict(model.state_dict())
+    wide = x.detach().double().requires_grad_()
+    torch.manual_seed(5)
+    expected = exact(wide)
+    for one, other in zip(
+        [y, *gradients], [expected, *torch.autograd.grad(expected.sum(), [wide, *trained(exact)])], strict=True
+    ):
+        assert one.dtype == dtype
+        error = (one.double() - other).norm() / other.norm()
+        assert error < 4 * torch.finfo(dtype).eps
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_empty_and_odd_inputs(case):
+    model, x = make(case)
+    y = model(x[:0])
+    y.sum().backward()
+    assert y.shape[0] == 0
+    assert all(p.grad is not None and not p.grad.any() for p in trained(model))
+    model.eval()
+    flat = model(x)
+    torch.testing.assert_close(model(x[0]), flat[0])
+    torch.testing.assert_close(model(x.view(3, 100, -1)), flat.view(3, 100, -1))
+    strided = torch.stack([x, x], dim=-1)[..., 0]  # not contiguous
+    torch.testing.assert_close(model(strided), flat)

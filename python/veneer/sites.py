@@ -21,6 +21,9 @@ from veneer.saved_module import inside
 PATTERNS = ("rank_pattern", "alpha_pattern", "feedforward_modules")  # of a configuration: they speak of its targets
 
 
+OF_ARGUMENTS = ("input", "parallel")  # wirings to an argument of the module
+
+
 @dataclass
 class Place:
     """A module of the user's model by its original path, whatever is wrapped around it now."""
@@ -201,11 +204,11 @@ def _wired(model: nn.Module, config: PeftConfig, targets: dict[str, Any]) -> lis
     found = []
     for wiring, patterns in targets.items():
         kind, _, argument = wiring.partition(":")
-        if kind not in WIRINGS or kind == "linear" or (argument and not (argument.isdigit() and kind == "input")):
+        if kind not in WIRINGS or kind == "linear" or (argument and not (argument.isdigit() and kind in OF_ARGUMENTS)):
             known = [name for name in WIRINGS if name != "linear"]
             raise ValueError(
-                f"[{type(config).__name__}] a wiring must be one of: {', '.join(known)}, or input:N for the N-th "
-                f"argument; got {wiring}{suggestion(kind, known)}"
+                f"[{type(config).__name__}] a wiring must be one of: {', '.join(known)}, or input:N and parallel:N "
+                f"for the N-th argument; got {wiring}{suggestion(kind, known)}"
             )
         for one in [patterns] if isinstance(patterns, str) else patterns:
             pattern = one if isinstance(patterns, str) else [one]
@@ -227,7 +230,7 @@ def _check_wiring(config: PeftConfig, wiring: str, place: Place, all_places: lis
             f"{type(place.module).__name__}{suggestion(place.path, norms)}; norms here: {listed(tails(norms))}"
         )
     count = base.argument_count(place.module)
-    if kind == "input" and int(argument or 0) >= count:
+    if kind in OF_ARGUMENTS and int(argument or 0) >= count:
         raise ValueError(
             f"[{type(config).__name__}] target_modules[{wiring!r}] expected an argument of {place.path} "
             f"({type(place.module).__name__}), which has {count}, counted from 0; got {argument}"

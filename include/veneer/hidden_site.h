@@ -14,7 +14,8 @@ struct HiddenSiteOptions {
   HiddenSiteOptions(int64_t d) : d_(d) {}  // NOLINT(google-explicit-constructor): as torch's options
   TORCH_ARG(int64_t, d);                   // size of the hidden state's last dimension
   // Which of Python's wirings this place is, so that an adapter file made for another one is refused: "output"
-  // (u + a(u)), "norm" (around a LayerNorm) or "input" (beside a block that reads x).
+  // (u + a(u)), "norm" (around a LayerNorm), "input" (beside a block that reads x and adds it) or "parallel" (beside a
+  // block: site(x, block(x))).
   TORCH_ARG(std::string, wiring) = "output";
 };
 

@@ -2,7 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "veneer/hidden_site.h"
 
+#include <algorithm>
 #include <ostream>
+#include <string>
+#include <vector>
 
 #include "veneer/check.h"
 
@@ -11,8 +14,9 @@ namespace veneer {
 HiddenSiteImpl::HiddenSiteImpl(const HiddenSiteOptions& options_) : options(options_) {
   VENEER_CHECK(options.d() > 0, "HiddenSite", "d must be positive, got ", options.d());
   const std::string& wiring = options.wiring();
-  VENEER_CHECK(wiring == "output" || wiring == "norm" || wiring == "input", "HiddenSite",
-               "wiring must be one of: output, norm, input; got ", wiring);
+  const std::vector<std::string> known{"output", "norm", "input", "parallel"};
+  VENEER_CHECK(std::find(known.begin(), known.end(), wiring) != known.end(), "HiddenSite",
+               "wiring must be one of: ", join(known), "; got ", wiring, suggestion(wiring, known));
 }
 
 torch::Tensor HiddenSiteImpl::forward(const torch::Tensor& z, const torch::Tensor& y) {

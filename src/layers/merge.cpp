@@ -2,6 +2,10 @@
 // SPDX-License-Identifier: Apache-2.0
 #include <ATen/ATen.h>
 
+#include <map>
+#include <string>
+#include <vector>
+
 #include "core/log.h"
 #include "layers/attach.h"
 #include "layers/walk.h"
@@ -23,6 +27,10 @@ struct Merge {
 std::vector<Merge> effective_weights(const Module& module) {
   check_unmerged(module, "merging again");
   std::vector<Merge> merges;
+  std::map<const void*, std::vector<std::string>> owners;  // of each weight's memory
+  for (const auto& item : module.named_parameters()) {
+    if (item.value().numel() > 0) owners[item.value().const_data_ptr()].push_back(item.key());
+  }
   for (const auto& found : layers_of(module)) {
     const auto parts = found.layer->acting();
     if (parts.empty()) continue;
@@ -32,6 +40,9 @@ std::vector<Merge> effective_weights(const Module& module) {
       VENEER_CHECK(false, part.bound->name, "adapter `", part.name(), "` at `", found.path,
                    "` cannot be merged: ", part.bound->method->merge_refusal());
     }
+    const auto& names = owners[linear->weight.const_data_ptr()];
+    VENEER_CHECK(names.size() <= 1, "merge", "the weight of `", found.path, "` is tied: ", join(names),
+                 " are one tensor, and merging would change them all");
     merges.push_back({linear, linear->effective()});
     VENEER_CHECK(at::isfinite(merges.back().effective.weight).all().item<bool>(), "merge", "the merged weight of `",
                  found.path, "` is not finite; the model is unchanged");

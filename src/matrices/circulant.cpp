@@ -61,7 +61,7 @@ class Circulant final : public Matrix {
     if (TORCH_GUARD_SIZE_OBLIVIOUS(x.sym_size(0).sym_eq(0))) return Matrix::apply(x, params);  // MKL refuses no signals
     const at::Tensor c = columns(params);
     const at::ScalarType type = spectral_type(x, c);
-    return as(signals(mixed(spectra(x, site_.d_in, q_, type), at::fft_rfft(c.to(type))), site_.d_out), x);
+    return as(signals(mixed(spectra(x, site_.d_in, q_, type), at::fft_rfft(c.to(type))), m_, site_.d_out), x);
   }
 
   bool fused() const override { return true; }
@@ -73,7 +73,7 @@ class Circulant final : public Matrix {
     const at::Tensor spectrum = at::fft_rfft(c.to(type) * scale);
     by_rows(x.x, [&](int64_t begin, int64_t end, int64_t) {
       const at::Tensor update = mixed(spectra(x.part(begin, end), site_.d_in, q_, type), spectrum);
-      y.narrow(0, begin, end - begin).add_(signals(update, site_.d_out));
+      y.narrow(0, begin, end - begin).add_(signals(update, m_, site_.d_out));
     });
     return {};
   }
@@ -92,7 +92,7 @@ class Circulant final : public Matrix {
       const at::Tensor gradient = spectra(dy.narrow(0, begin, end - begin), site_.d_out, m_, type);  // [n, m, k]
       sums.select(0, strip).add_(correlated(signal, gradient));
       if (dx.defined()) {
-        x.add_part(dx, as(signals(mixed(gradient, spectrum.transpose(0, 1)), site_.d_in), dx).contiguous(), begin);
+        x.add_part(dx, as(signals(mixed(gradient, spectrum.transpose(0, 1)), q_, site_.d_in), dx).contiguous(), begin);
       }
     });
     const at::Tensor dc = at::fft_irfft(sums.sum(0), g_).mul_(scale);
@@ -131,9 +131,9 @@ class Circulant final : public Matrix {
   }
 
   // [n, blocks, g/2 + 1] -> [n, d]. Without its length irfft would return an even number of points.
-  at::Tensor signals(const at::Tensor& spectrum, int64_t d) const {
+  at::Tensor signals(const at::Tensor& spectrum, int64_t blocks, int64_t d) const {
     const at::Tensor y = at::fft_irfft(spectrum, g_).flatten(1, 2);
-    return spectrum.size(1) * g_ == d ? y : y.narrow(1, 0, d);
+    return blocks * g_ == d ? y : y.narrow(1, 0, d);
   }
 
   static int64_t nearest_divisor(int64_t n, int64_t wanted) {

@@ -208,6 +208,20 @@ TEST(Merge, SeveralAdaptersRoundA16BitWeightOnce) {
   EXPECT_TRUE(same(merged, net->layer->weight.to(at::kBFloat16)));
 }
 
+TEST(Merge, TiedWeightsAreRefused) {
+  Net net;
+  net->eval();
+  net->block(1).first->weight.set_data(net->block(0).first->weight);
+  adapt(*net, LoraOptions(2), {"first"});
+  randomize(*net);
+  const torch::Tensor weight = net->block(0).first->weight.clone();
+  EXPECT_TRUE(has(error_of([&] { merge(*net); }),
+                  "`blocks.0.first` is tied: blocks.0.first.weight, blocks.1.first.weight "
+                  "are one tensor"));
+  EXPECT_TRUE(same(net->block(0).first->weight, weight));
+  EXPECT_TRUE(has(error_of([&] { merge_and_unload(*net); }), "is tied"));
+}
+
 TEST(Merge, AllLayersOrNone) {
   Net net;
   net->eval();

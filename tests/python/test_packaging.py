@@ -10,7 +10,9 @@ from pathlib import Path
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+import veneer
 from veneer import _build_info, _core
 
 ROOT = Path(__file__).parents[2]
@@ -58,16 +60,56 @@ def test_install_has_headers_library_and_package(prefix):
     assert not [p for p in installed if p.endswith(".py") or "_core" in p]
 
 
-@pytest.mark.parametrize("toolkit", ["visible", "hidden"])
-def test_example_builds_against_the_installed_package(prefix, tmp_path, toolkit):
-    env, options = (None, []) if toolkit == "visible" else without_toolkit()
+@pytest.fixture(scope="module", params=["visible", "hidden"])
+def example(prefix, tmp_path_factory, request):
+    """(program, environment): examples/cpp as a project of its own against the installed package."""
+    build = tmp_path_factory.mktemp(request.param)
+    env, options = (None, []) if request.param == "visible" else without_toolkit()
     run(
-        CMAKE, "-S", ROOT / "examples" / "cpp", "-B", tmp_path, "-DCMAKE_BUILD_TYPE=Debug",
+        CMAKE, "-S", ROOT / "examples" / "cpp", "-B", build, "-DCMAKE_BUILD_TYPE=Debug",
         f"-DCMAKE_PREFIX_PATH={prefix}", *options, *CACHE, env=env,
     )  # fmt: skip
-    run(CMAKE, "--build", tmp_path, env=env)
-    (program,) = (p for p in tmp_path.rglob("digits") if p.is_file())
-    run(program, "--smoke", env=env, cwd=tmp_path)
+    run(CMAKE, "--build", build, env=env)
+    return build / "digits", env
+
+
+def test_example_runs(example, tmp_path):
+    program, env = example
+    assert "merged and unmerged with equal outputs" in run(program, "--smoke", env=env, cwd=tmp_path)
+
+
+def accuracies(text):
+    return [float(line.rpartition(" ")[2]) for line in text.splitlines() if "accuracy on new digits" in line]
+
+
+def test_adapters_pass_between_cpp_and_python(example, tmp_path):
+    """On real digits: what either program trains and saves the other loads, with the same accuracy and merged weights."""
+    program, env = example
+    python = [sys.executable, ROOT / "examples" / "python" / "digits_twin.py"]
+    sys.path.insert(0, str(ROOT / "examples" / "python"))
+    try:
+        import digits_twin
+        from quickstart import write_digits
+    finally:
+        sys.path.pop(0)
+    data, base = ["--data", tmp_path / "digits.csv"], ["--base", tmp_path / "cpp/base.safetensors"]
+    write_digits(tmp_path / "digits.csv", seed=0)
+    # The accuracies printed: the base's, that of a new head alone, and one for each adapter.
+    output = run(program, *data, "--out", tmp_path / "cpp", "--base-epochs", 3, "--epochs", 4, env=env)
+    _, head, *trained = accuracies(output)
+    assert len(trained) == 3
+    assert max(trained) > head
+    for method, accuracy in zip(("lora", "circulant", "bottleneck"), trained, strict=True):
+        assert accuracies(run(*python, *data, *base, "--adapter", tmp_path / "cpp" / method)) == [accuracy]
+        saved = tmp_path / "python" / method
+        (accuracy,) = accuracies(run(*python, *data, *base, "--train", method, "--epochs", 2, "--save", saved))
+        output = run(program, *data, *base, "--method", "none", "--load", saved, env=env)
+        assert accuracies(output)[1] == accuracy
+        if method != "bottleneck":
+            net = digits_twin.base_net(base[1])
+            merged = veneer.PeftModel.from_pretrained(net, tmp_path / "cpp" / method).merge_and_unload().state_dict()
+            for name, tensor in load_file(tmp_path / "cpp" / method / "merged.safetensors").items():
+                torch.testing.assert_close(merged[name], tensor, rtol=1e-5, atol=1e-6)
 
 
 def test_configures_without_the_toolkit(tmp_path):

@@ -16,7 +16,7 @@ namespace veneer {
 at::Tensor Dropped::all() const { return seed.defined() ? seeded_dropout(x, seed, p) : x; }
 
 at::Tensor Dropped::part(int64_t begin, int64_t end) const {
-  const at::Tensor rows = x.narrow(0, begin, end - begin);
+  at::Tensor rows = x.narrow(0, begin, end - begin);
   if (!seed.defined()) return rows;
   at::Tensor dropped = at::empty_like(rows);
   seeded_dropout_part(dropped, rows, seed, p, begin * x.size(1), /*accumulate=*/false);
@@ -36,7 +36,7 @@ void by_rows(const at::Tensor& x, const std::function<void(int64_t, int64_t, int
   if (x.is_meta()) return;
   const int64_t n = x.size(0);
   if (!x.is_cpu()) return f(0, n, 0);
-  constexpr int64_t bytes = 256 * 1024, fewest = 32;
+  constexpr int64_t bytes = int64_t{256} << 10, fewest = 32;
   const int64_t part = std::max(fewest, bytes / std::max<int64_t>(1, x.size(1) * x.element_size()));
   const int64_t strip = std::max(part, (n + row_strips - 1) / row_strips);
   const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here

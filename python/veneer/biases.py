@@ -9,25 +9,21 @@ from collections.abc import Iterable, Iterator
 import torch
 from torch import Tensor, nn
 
-Slot = tuple[nn.Module, str]  # where a parameter is registered; the parameter itself may be replaced at any time
-
 
 class Biases:
-    """Trained parameters of the base, and the values that do not act now: the original ones, or the trained ones while the
-    adapter is `resting`."""
+    """Modules of the base whose `bias` is trained (the parameter itself may be replaced at any time), and the values that do
+    not act now: the original ones, or the trained ones while the adapter is `resting`."""
 
-    def __init__(self, slots: Iterable[Slot]) -> None:
-        self.slots = list(slots)
+    def __init__(self, modules: Iterable[nn.Module]) -> None:
+        self.modules = list(dict.fromkeys(m for m in modules if m._parameters.get("bias") is not None))
         self.resting = False
-        copies: dict[int, Tensor] = {}  # a tied bias has several slots and one copy
-        self._other = [
-            copies.setdefault(id(parameter), parameter.detach().clone()) for parameter in map(_parameter, self.slots)
-        ]
+        copies: dict[int, Tensor] = {}  # a tied bias has several modules and one copy
+        self._other = [copies.setdefault(id(p), p.detach().clone()) for p in map(_bias, self.modules)]
 
-    def trained(self) -> Iterator[tuple[Slot, Tensor]]:
-        """Each slot and its trained values, wherever they are now."""
-        for slot, other in zip(self.slots, self._other, strict=True):
-            yield slot, other if self.resting else _parameter(slot)
+    def trained(self) -> Iterator[tuple[nn.Module, Tensor]]:
+        """Each module and its trained bias, wherever that is now."""
+        for module, other in zip(self.modules, self._other, strict=True):
+            yield module, other if self.resting else _bias(module)
 
     @torch.no_grad()
     def rest(self, resting: bool) -> None:
@@ -35,7 +31,7 @@ class Biases:
         if resting == self.resting:
             return
         done = set()
-        for parameter, other in zip(map(_parameter, self.slots), self._other, strict=True):
+        for parameter, other in zip(map(_bias, self.modules), self._other, strict=True):
             if id(parameter) not in done:
                 done.add(id(parameter))
                 now = parameter.detach().clone()
@@ -44,6 +40,5 @@ class Biases:
         self.resting = resting
 
 
-def _parameter(slot: Slot) -> nn.Parameter:
-    module, name = slot
-    return module._parameters[name]
+def _bias(module: nn.Module) -> nn.Parameter:
+    return module._parameters["bias"]

@@ -252,25 +252,12 @@ class Host(nn.Module):
 
     def _add_biases(self, name: str, config: PeftConfig, layers: list[AdaptedLayer]) -> None:
         option = getattr(config, "bias", "none")
-        if option == "all":  # HF PEFT's rule: every parameter with "bias" in its path
-            slots = {
-                (module, attribute): None
-                for path, module in [
-                    ("", self.model),
-                    *((place.path, place.module) for place in sites.places(self.model)),
-                ]
-                for attribute, parameter in module._parameters.items()
-                if parameter is not None and "bias" in f"{path}.{attribute}"
-            }
-        elif option != "none":
-            slots = {
-                (layer.base_layer, "bias"): None
-                for layer in layers
-                if layer.base_layer._parameters.get("bias") is not None
-            }
-        else:
+        if option == "none":
             return
-        self._biases[name] = Biases(slots)
+        modules = [layer.base_layer for layer in layers]
+        if option == "all":  # as in HF PEFT: called `bias`, so neither in_proj_bias nor relative_attention_bias.weight
+            modules = [self.model, *(place.module for place in sites.places(self.model))]
+        self._biases[name] = Biases(modules)
         self._biases[name].rest(self.disabled)
 
     # What acts, what is trained -------------------------------------------------------------------------------------
@@ -324,8 +311,8 @@ class Host(nn.Module):
         resting = {
             id(m) for wrapper in self.saved() for m in wrapper.original_module.modules()
         }  # a saved copy acts for it
-        slots = self._biases[name].slots if name in self._biases else ()
-        found += [module._parameters[attribute] for module, attribute in slots if id(module) not in resting]
+        modules = self._biases[name].modules if name in self._biases else ()
+        found += [module._parameters["bias"] for module in modules if id(module) not in resting]
         return [p for p in found if isinstance(p, nn.Parameter)]
 
     def _mark(self) -> None:
@@ -362,8 +349,8 @@ class Host(nn.Module):
 
     def _trained_biases(self, name: str, prefix: str) -> Iterator[tuple[str, Tensor]]:
         names = {id(module): path for path, module in self.named_modules()}
-        for (module, attribute), tensor in self._biases[name].trained() if name in self._biases else ():
-            yield f"{prefix}{names[id(module)]}.{attribute}", tensor
+        for module, tensor in self._biases[name].trained() if name in self._biases else ():
+            yield f"{prefix}{names[id(module)]}.bias", tensor
 
     def state_dict(self, *args: Any, destination: Any = None, prefix: str = "", keep_vars: bool = False) -> Any:
         """While disabled: with the trained biases, so that a saved state is the truth."""

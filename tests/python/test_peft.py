@@ -198,6 +198,28 @@ def test_dropout_has_peft_s_meaning(model, name, tmp_path):
         )
 
 
+class Biased(nn.Module):
+    """Biases of its own, of an attention, and of a layer."""
+
+    def __init__(self):
+        super().__init__()
+        self.bias, self.scale_bias = nn.Parameter(torch.zeros(8)), nn.Parameter(torch.zeros(8))
+        self.attention, self.fc = nn.MultiheadAttention(8, 2), nn.Linear(8, 8)
+
+
+@pytest.mark.parametrize(
+    ("make", "target"),
+    [(MODELS["t5"].build, "q"), (MODELS["gpt2"].build, "c_attn"), (Biased, "fc")],
+    ids=["t5", "gpt2", "own"],
+)
+def test_all_biases_are_peft_s(make, target):
+    names = []
+    for library in (veneer, peft):
+        model = library.get_peft_model(make(), library.LoraConfig(target_modules=[target], bias="all"))
+        names.append({n for n, p in model.named_parameters() if p.requires_grad})
+    assert names[0] == names[1]
+
+
 # Files ---------------------------------------------------------------------------------------------------------------
 
 

@@ -24,9 +24,13 @@ from veneer.host import Host
 from veneer.names import listed
 
 logger = logging.getLogger("veneer")
-if os.environ.get("VENEER_LOG"):
+# The levels of the C++ library's log, which has one more below and one above Python's.
+LOG_LEVELS = {"trace": 5, "debug": 10, "info": 20, "warn": 30, "error": 40, "critical": 50, "off": 60}
+if level := os.environ.get("VENEER_LOG"):
+    if level not in LOG_LEVELS:
+        raise ValueError(f"VENEER_LOG must be one of: {', '.join(LOG_LEVELS)}; got {level}")
     logging.basicConfig()
-    logger.setLevel(os.environ["VENEER_LOG"].upper())
+    logger.setLevel(LOG_LEVELS[level])
 
 
 def _parent() -> type[nn.Module]:

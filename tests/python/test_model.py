@@ -4,7 +4,10 @@
 
 import copy
 import io
+import os
 import pickle
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -390,3 +393,21 @@ def test_autocast(model, row):
     for name, gradient in low.items():
         assert gradient.dtype == torch.float32, name
         assert (gradient - exact[name]).norm() < 0.1 * total, name
+
+
+@pytest.mark.parametrize("level", ["trace", "debug", "off", "1"])
+def test_the_log_level_is_checked(level):
+    make = "veneer.get_peft_model(torch.nn.Sequential(torch.nn.Linear(4, 4)), veneer.LoraConfig(target_modules=['0']))"
+    environment = {**os.environ, "VENEER_LOG": level}
+    done = subprocess.run(
+        [sys.executable, "-c", f"import torch, veneer; {make}"],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    if level == "1":
+        assert "VENEER_LOG must be one of: trace, debug, info, warn, error, critical, off; got 1" in done.stderr
+    else:
+        assert done.returncode == 0, done.stderr
+        assert ("adapter" in done.stderr) == (level != "off")

@@ -167,7 +167,7 @@ const RegisterMatrix registrar{
 const RegisterConfig config{
     {"SURM",
      "SurmConfig",
-     "Structured update of unrestricted rank",
+     "Structured update of unrestricted rank: SURM (arXiv 2406.17740)",
      {Option::choice("structure", "circulant", "the structured matrix", {"circulant"}),
       Option::choice("form", "product", "c = a * b as in the paper, or one trained vector", {"product", "single"}),
       Option::integer("block_size", 0, "size of the blocks of a rectangular layer; 0: gcd(d_in, d_out)", 0),

@@ -140,7 +140,8 @@ MethodCall lora(const Options& fields, const Site& site) {
 const RegisterConfig config{
     {"LORA",
      "LoraConfig",
-     "Low-rank update of a frozen weight: LoRA, rsLoRA (use_rslora), DoRA (use_dora)",
+     "Low-rank update of a frozen weight: LoRA (arXiv 2106.09685), rsLoRA (use_rslora; arXiv 2312.03732), DoRA "
+     "(use_dora; arXiv 2402.09353)",
      {Option::integer("r", 8, "rank", 1),
       Option::number("lora_alpha", 8, "the update is scaled by lora_alpha / r", 1e-30),
       Option::number("lora_dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),

@@ -78,7 +78,7 @@ const RegisterMatrix registrar{
 const RegisterConfig config{
     {"VERA",
      "VeraConfig",
-     "Two trained vectors a layer around one frozen random pair shared by all",
+     "Two trained vectors a layer around one frozen random pair shared by all: VeRA (arXiv 2310.11454)",
      {Option::integer("r", 256, "rank of the shared pair", 1),
       Option::integer("projection_prng_key", 0, "seed of the shared pair"),
       Option::flag("save_projection", true, "write the shared pair to the file, else redraw it from its seed"),

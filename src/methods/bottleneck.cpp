@@ -134,7 +134,8 @@ const RegisterMethod registrar{
 const RegisterConfig config{
     {"BOTTLENECK",
      "BottleneckConfig",
-     "Adapter with a narrow inner layer at hidden states",
+     "Adapter with a narrow inner layer at hidden states: Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00052), "
+     "parallel (arXiv 2110.04366)",
      {Option::number("reduction_factor", 16.0, "d / m, the inner size m rounded down, at least 1", 1e-3),
       Option::integer("bottleneck_size", 0, "m itself; 0 means d / reduction_factor", 0),
       Option::choice("placement", "houlsby",

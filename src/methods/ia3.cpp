@@ -67,7 +67,7 @@ const RegisterMethod registrar{
 const RegisterConfig config{
     {"IA3",
      "IA3Config",
-     "Trained rescaling of keys, values and feed-forward activations",
+     "Trained rescaling of keys, values and feed-forward activations: (IA)3 (arXiv 2205.05638)",
      {Option::any("feedforward_modules", "null",
                   "those of target_modules whose input is scaled: names or a regular expression",
                   "list[str] | str | None"),

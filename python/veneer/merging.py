@@ -34,14 +34,9 @@ def merge(
         raise RuntimeError("[veneer] no adapter is active, so there is nothing to merge: set_adapter(name) first")
     if host.disabled:
         raise RuntimeError("[veneer] adapters are disabled: leave disable_adapter() before merging")
-    merged = host.merged()
-    if merged == set(names):
+    if _already(host, names):
         warnings.warn(f"[veneer] {listed(names)} is merged already", stacklevel=3)
         return
-    if merged:
-        raise RuntimeError(
-            f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before merging {listed(names)}"
-        )
     active = host.active
     host.activate(names)  # refuses what cannot act together
     host.activate(active)
@@ -60,6 +55,16 @@ def merge(
         raise
     for wrapper in host.saved():
         wrapper.activate(names)
+
+
+def _already(host: Host, names: list[str]) -> bool:
+    """Whether `names` are what is merged; refuses where others are."""
+    merged = host.merged()
+    if merged and merged != set(names):
+        raise RuntimeError(
+            f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before merging {listed(names)}"
+        )
+    return bool(merged)
 
 
 def _check(host: Host, here: dict[AdaptedLayer, list[str]], layers: list[AdaptedLayer]) -> None:
@@ -92,11 +97,7 @@ def unmerge(host: Host) -> None:
 
 def merge_and_unload(host: Host, names: list[str] | None, safe: bool = False, progress: Any = None) -> nn.Module:
     """The plain model with adapters (those merged already, or the active ones) in its weights. Keeps no copies."""
-    merged = host.merged()
-    if not merged:
+    merged = sorted(host.merged())
+    if not _already(host, names if names is not None else merged):
         merge(host, names, safe=safe, progress=progress, keep=False)
-    elif names is not None and merged != set(names):
-        raise RuntimeError(
-            f"[veneer] {listed(sorted(merged))} is merged: unmerge_adapter() before merging {listed(names)}"
-        )
     return host.unload()

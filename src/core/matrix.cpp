@@ -13,7 +13,7 @@
 
 namespace veneer {
 
-at::Tensor Dropped::all() const { return seed.defined() ? seeded_dropout(x, seed, p) : x; }
+at::Tensor Dropped::all() const { return seeded_dropout(x, seed, p); }
 
 at::Tensor Dropped::part(int64_t begin, int64_t end) const {
   at::Tensor rows = x.narrow(0, begin, end - begin);

@@ -4,15 +4,12 @@
 
 #include <ATen/core/dispatch/Dispatcher.h>
 
+#include "ops/arguments.h"
+
 namespace veneer {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-using Text = const std::string&;
-
-OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
-
 }  // namespace
 
 Tensor call_forward(const BoundMethod& bound, const Input& in, at::TensorList params) {

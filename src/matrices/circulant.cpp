@@ -85,7 +85,7 @@ class Circulant final : public Matrix {
                                           double scale) const override {
     const at::Tensor c = columns(params);
     const at::ScalarType type = spectral_type(x.x, c);
-    const at::Tensor spectrum = at::fft_rfft(c.to(type) * scale).conj().resolve_conj();
+    const at::Tensor spectrum = at::conj_physical(at::fft_rfft(c.to(type) * scale));
     const at::Tensor sums = at::zeros({row_strips, m_, q_, g_ / 2 + 1}, spectrum.options());
     by_rows(x.x, [&](int64_t begin, int64_t end, int64_t strip) {
       const at::Tensor signal = spectra(x.part(begin, end), site_.d_in, q_, type);                   // [n, q, k]

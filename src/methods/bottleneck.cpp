@@ -62,7 +62,7 @@ class Bottleneck final : public Method {
 
   at::Tensor forward(const Input& in, const Params& params) const override {
     const at::Tensor x = rows(in.x);
-    const at::Tensor dropped = in.seed.defined() ? seeded_dropout(x, in.seed, dropout_) : x;
+    const at::Tensor dropped = seeded_dropout(x, in.seed, dropout_);
     at::Tensor h = down_->apply(dropped, params.scoped("down_"));
     if (down_->scale() != 1.0) h = h * down_->scale();
     if (bias_) h = h + as(params["down_bias"], h);

@@ -9,6 +9,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/json.h"
+#include "ops/arguments.h"
 #include "ops/fused.h"
 #include "veneer/check.h"
 #include "veneer/registry.h"
@@ -17,7 +18,6 @@ namespace veneer {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
 
 Params checked_params(const BoundMethod& bound, const std::string& method, at::TensorList params) {
   VENEER_CHECK(params.size() == bound.specs.size(), method, "expected ", bound.specs.size(), " parameters, got ",
@@ -32,10 +32,10 @@ Tensor forward(const std::string& method, const std::string& options, const Tens
   VENEER_CHECK(x.dim() >= 1, method, "expected an input [*, d_in], got a scalar");
   VENEER_CHECK(x.is_floating_point(), method, "expected a floating-point input, got ", x.scalar_type());
   VENEER_CHECK(y.has_value() || weight.has_value(), method, "expected the base's output or its weight, got neither");
-  const Input in{x, y.value_or(Tensor()), weight.value_or(Tensor()), bias.value_or(Tensor()), seed.value_or(Tensor())};
+  const Input in{x, tensor(y), tensor(weight), tensor(bias), tensor(seed)};
   const Params checked = checked_params(*bound, method, params);
-  return composed_reason(*bound->method, in, params).empty() ? call_fused(*bound, in, params, build)
-                                                             : bound->method->forward(in, checked);
+  return takes_fused(*bound->method, in, params) ? call_fused(*bound, in, params, build)
+                                                 : bound->method->forward(in, checked);
 }
 
 Tensor forward_input(const std::string& method, const std::string& options, const Tensor& x, at::TensorList params,

@@ -11,18 +11,12 @@
 
 #include <algorithm>
 
-#include "veneer/check.h"
+#include "ops/arguments.h"
 
 namespace veneer {
 namespace {
 
 using at::Tensor;
-using OptionalTensor = std::optional<Tensor>;
-using Text = const std::string&;
-
-OptionalTensor optional(const Tensor& tensor) { return tensor.defined() ? OptionalTensor(tensor) : std::nullopt; }
-Tensor tensor(const OptionalTensor& optional) { return optional.value_or(Tensor()); }
-
 using Forward = std::vector<Tensor>(Text, Text, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                     const OptionalTensor&, at::TensorList, const OptionalTensor&, Text);
 using Backward = std::vector<Tensor>(Text, Text, const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList,
@@ -76,8 +70,6 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     data["build"] = build;
     data["params"] = static_cast<int64_t>(params.size());
     data["y"] = y.has_value();
-    data["weight"] = weight.has_value();
-    data["bias"] = bias.has_value();
     // A compiled graph calls the op with all its outputs in view.
     context->mark_non_differentiable({outputs.begin() + 1, outputs.end()});
     return outputs;
@@ -158,20 +150,19 @@ bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad(
 
 }  // namespace
 
-std::string composed_reason(const Method& method, const Input& in, at::TensorList params) {
-  if (!method.fused()) return "the method has no fused path";
-  if (composed_only()) return "VENEER_COMPOSED=1";
-  if (!in.y.defined() && (requires_gradient(in.weight) || requires_gradient(in.bias))) return "the base is trained";
+bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
+  if (!method.fused() || composed_only()) return false;
+  if (!in.y.defined() && (requires_gradient(in.weight) || requires_gradient(in.bias))) return false;
   const auto device = in.x.device().type();
-  if (device != at::kCPU && device != at::kCUDA && device != at::kMeta) return "the device has no fused path";
-  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) return "torch.func";
+  if (device != at::kCPU && device != at::kCUDA && device != at::kMeta) return false;
+  // torch.func, and forward-mode gradients.
+  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) return false;
   const auto has_tangent = [](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); };
-  if (has_tangent(in.x) || std::any_of(params.begin(), params.end(), has_tangent)) return "forward-mode gradients";
+  if (has_tangent(in.x) || std::any_of(params.begin(), params.end(), has_tangent)) return false;
   const Tensor& base = in.y.defined() ? in.y : in.weight;
   const bool one_dtype = in.x.scalar_type() == base.scalar_type() &&
                          (in.y.defined() || !in.bias.defined() || in.bias.scalar_type() == base.scalar_type());
-  if (!one_dtype && !at::autocast::is_autocast_enabled(device)) return "x and the base have different dtypes";
-  return "";
+  return one_dtype || at::autocast::is_autocast_enabled(device);
 }
 
 Tensor call_fused(const BoundMethod& bound, const Input& in, at::TensorList params, Text build) {

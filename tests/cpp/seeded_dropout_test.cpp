@@ -24,6 +24,8 @@ torch::Tensor mask(int64_t seed, int64_t n) {
   return result;
 }
 
+double unit_of(at::ScalarType type) { return type == at::kBFloat16 ? 8e-3 : type == at::kHalf ? 1e-3 : 1e-6; }
+
 class SeededDropout : public testing::TestWithParam<at::ScalarType> {};
 
 TEST_P(SeededDropout, IsTheDefinition) {
@@ -31,8 +33,7 @@ TEST_P(SeededDropout, IsTheDefinition) {
     const torch::Tensor x = noise({n}, GetParam());
     const torch::Tensor expected = (x.to(at::kDouble) / (1 - p)).to(GetParam()) * mask(7, n).to(GetParam());
     // x * (1 / (1 - p)) may round once more than x / (1 - p).
-    const double unit = GetParam() == at::kBFloat16 ? 8e-3 : GetParam() == at::kHalf ? 1e-3 : 1e-6;
-    EXPECT_TRUE(close(seeded_dropout(x, seed_of(7), p), expected, unit, 0.0)) << n;
+    EXPECT_TRUE(close(seeded_dropout(x, seed_of(7), p), expected, unit_of(GetParam()), 0.0)) << n;
   }
 }
 
@@ -49,7 +50,7 @@ TEST_P(SeededDropout, PartsMakeTheWhole) {
     }
     EXPECT_TRUE(same(y, whole)) << size;
     // The sum is rounded once, not after the product.
-    const double unit = GetParam() == at::kBFloat16 ? 8e-3 : GetParam() == at::kHalf ? 1e-3 : 1e-6;
+    const double unit = unit_of(GetParam());
     EXPECT_TRUE(close(sum, whole + 3.0, unit, unit)) << size;
   }
 }

@@ -82,16 +82,14 @@ def accuracies(text):
     return [float(line.rpartition(" ")[2]) for line in text.splitlines() if "accuracy on new digits" in line]
 
 
-def test_adapters_pass_between_cpp_and_python(example, tmp_path):
+def test_adapters_pass_between_cpp_and_python(example, tmp_path, monkeypatch):
     """On real digits: what either program trains and saves the other loads, with the same accuracy and merged weights."""
     program, env = example
     python = [sys.executable, ROOT / "examples" / "python" / "digits_twin.py"]
-    sys.path.insert(0, str(ROOT / "examples" / "python"))
-    try:
-        import digits_twin
-        from quickstart import write_digits
-    finally:
-        sys.path.pop(0)
+    monkeypatch.syspath_prepend(ROOT / "examples" / "python")
+    import digits_twin
+    from quickstart import write_digits
+
     data, base = ["--data", tmp_path / "digits.csv"], ["--base", tmp_path / "cpp/base.safetensors"]
     write_digits(tmp_path / "digits.csv", seed=0)
     # The accuracies printed: of a new head alone, and of each adapter.
@@ -169,12 +167,10 @@ def test_build_id_follows_the_sources(tmp_path):
     assert _core.build_id() in (BUILD / "build_id.cpp").read_text()
 
 
-def test_kernels_include_no_torch_header():
-    sys.path.insert(0, str(ROOT / "scripts"))
-    try:
-        import check_sources
-    finally:
-        sys.path.pop(0)
+def test_kernels_include_no_torch_header(monkeypatch):
+    monkeypatch.syspath_prepend(ROOT / "scripts")
+    import check_sources
+
     assert check_sources.check("src/kernels/cpu/x.cpp", "#include <ATen/ATen.h>\n")[0]
     errors = {name: check_sources.check(name, text)[0] for name, text in check_sources.files()}
     assert {name: found for name, found in errors.items() if found and name.startswith("src/")} == {}

@@ -35,6 +35,8 @@ struct ConfigEntry {
   std::function<MethodCall(const Options& fields, const Site& site)> translate;
   // Own fields HF PEFT's class of the same name does not have: left out at their defaults, since it warns of them.
   std::vector<std::string> beyond_peft = {};
+  // Checks what one field says about another, and fills in defaults that depend on others. Sees the checked own fields.
+  std::function<void(nlohmann::json& fields)> complete = {};
 };
 
 struct RegisterConfig {

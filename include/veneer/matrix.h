@@ -31,55 +31,77 @@ struct Dropped {
 
 // The rows of x in strips, at most `row_strips` whatever the number of threads, so that sums over rows do not depend on
 // it; each strip in turn in parts of rows that fit into a core's cache together with a few tensors of their size.
-// Strips run in parallel; f(begin, end, strip) is called for the parts of a strip one after another. On other devices
-// all rows are one part; on meta tensors f is not called.
+// Strips run in parallel; f(begin, end, strip) is called for the parts of a strip one after another. On other devices,
+// and where `whole` is asked for, all rows are one part; on meta tensors, and without rows, f is not called.
 constexpr int64_t row_strips = 16;
-void by_rows(const at::Tensor& x, const std::function<void(int64_t, int64_t, int64_t)>& f);
+void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, int64_t, int64_t)>& f);
+
+// Whether a fresh matrix is zero (an additive update, an adapter's up projection) or random (its down projection).
+enum class Start { zero, random };
+
+// What a matrix is bound to.
+struct MatrixSite {
+  int64_t d_in = 0;
+  int64_t d_out = 0;
+  Start start = Start::zero;
+  int64_t layer = -1;  // of the site, see veneer/site.h
+  std::string role;
+};
 
 // A family of d_out x d_in matrices written with few numbers, bound to its options and sizes. Immutable, so one object
 // serves every thread. `dense` is the definition; everything else is an optimisation the generic suite tests against
 // it.
 class Matrix {
  public:
-  // Whether a fresh matrix is zero (an additive update, an adapter's up projection) or random (its down projection).
-  enum class Start { zero, random };
-
+  explicit Matrix(MatrixSite site) : site_(std::move(site)) {}
   virtual ~Matrix() = default;
 
   virtual ParameterSpecs parameters() const = 0;
   // The whole matrix, [d_out, d_in].
   virtual at::Tensor dense(const Params& params) const = 0;
+
+  // A product in two steps, both differentiable. `prepare` gives what products need of the parameters and costs the
+  // same for any number of rows: spectra, contracted factors; at first the dense matrix. `product` takes x [N, d_in], N
+  // at least 1, to x M^T [N, d_out] in x's dtype, each row for itself.
+  virtual std::vector<at::Tensor> prepare(const Params& params) const { return {dense(params)}; }
+  virtual at::Tensor product(const at::Tensor& x, at::TensorList prepared) const;
   // x [N, d_in] -> x M^T [N, d_out], in x's dtype.
-  virtual at::Tensor apply(const at::Tensor& x, const Params& params) const;
+  at::Tensor apply(const at::Tensor& x, const Params& params) const;
   // y + scale * x M^T, in y's dtype; x [N, d_in], y [N, d_out]. `owned`: y may be overwritten.
   virtual at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params,
                                 double scale) const;
   // Norms [d_out] of the rows of weight + scale * M, in float32 (float64 for float64 weights); weight [d_out, d_in].
   virtual at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
 
-  // A fast path with its own gradient, which the generic suite holds to `accumulate`. Called below autograd, with
-  // tensors that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the
-  // caller does.
-  virtual bool fused() const { return false; }
+  // The path with its own gradient, which the generic suite holds to `accumulate`. Called below autograd, with tensors
+  // that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the caller
+  // does. As written here they cut the rows into parts and keep nothing: backward computes each part's product again
+  // and differentiates it, sums the gradients of what `prepare` gave, and takes the sum through `prepare` once.
   // y += scale * dropout(x) M^T in place. Returns what backward wants besides x and the parameters.
   virtual std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
                                             double scale) const;
-  // Gradients of the parameters (in the order of parameters(), in their dtypes), and, where dx is defined,
-  // dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous.
+  // Gradients of the tensors of `params`, in their order and dtypes, undefined for frozen ones; and, where dx is
+  // defined, dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous.
   virtual std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
                                                   const Params& params, const std::vector<at::Tensor>& kept,
                                                   double scale) const;
 
   // The family's own factor on the update (LoRA's alpha / r). Not part of `dense`.
   virtual double scale() const { return 1.0; }
+  // Whether it depends on the site's layer and role, not on the sizes alone.
+  virtual bool placed() const { return false; }
+
+ protected:
+  const MatrixSite& site() const { return site_; }
+  int64_t d_in() const { return site_.d_in; }
+  int64_t d_out() const { return site_.d_out; }
+  bool zero_start() const { return site_.start == Start::zero; }
+
+ private:
+  MatrixSite site_;
 };
 
-// What a matrix is bound to.
-struct MatrixSite {
-  int64_t d_in = 0;
-  int64_t d_out = 0;
-  Matrix::Start start = Matrix::Start::zero;
-};
+using MatrixBinder = std::function<std::shared_ptr<const Matrix>(const Options&, const MatrixSite&)>;
 
 struct MatrixEntry {
   std::string name;
@@ -87,7 +109,7 @@ struct MatrixEntry {
   std::string count;    // number of parameters, as a formula
   std::string source;   // paper
   OptionTable options;
-  std::function<std::shared_ptr<const Matrix>(const Options&, const MatrixSite&)> bind;
+  MatrixBinder bind;
   // Tensors made once per adapter from all matched sites (VeRA). Empty function: none. Appended to the own ones.
   std::function<ParameterSpecs(const Options&, const std::vector<MatrixSite>&)> shared = {};
 };

@@ -56,13 +56,14 @@ class Method {
   virtual bool fused() const { return false; }
   // The output [*, d_out], a fresh tensor, and after it what backward wants besides the call's own tensors.
   virtual std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const;
-  // The gradients of the parameters, in the order of their specs and in their dtypes, and then that of x where it is
-  // wanted. `in` has x, weight and seed, and no weight where the host called the base; `kept` as fused_forward left it.
+  // The gradients of the parameters, in the order of their specs and in their dtypes, undefined for frozen ones, and
+  // then that of x where it is wanted. `in` has x, weight and seed, and no weight where the host called the base; `kept` as fused_forward left it.
   virtual std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
                                                  const std::vector<at::Tensor>& kept, bool wants_x) const;
 
   virtual Composition composition() const { return Composition::exclusive; }
   virtual bool needs_weight() const { return false; }  // forward reads Input::weight even when y is given
+  virtual bool placed() const { return false; }        // depends on the site's layer and role, not on sizes alone
   virtual double dropout() const { return 0.0; }       // above 0: the host draws a seed for each training call
 };
 

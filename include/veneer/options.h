@@ -13,7 +13,7 @@ namespace veneer {
 
 // One row of an options table. Python's fields, the JSON reader, error texts and the reference pages come from it.
 struct Option {
-  enum class Type { integer, number, flag, text, matrix, any };
+  enum class Type { integer, number, flag, text, matrix, matrices, any };
   static constexpr double unbounded = std::numeric_limits<double>::infinity();
 
   std::string name;
@@ -33,6 +33,8 @@ struct Option {
   static Option choice(std::string name, const std::string& fallback, std::string help,
                        std::vector<std::string> choices);
   static Option matrix(std::string name, const std::string& fallback, std::string help);
+  // A list of at least one matrix; `fallback` is JSON text.
+  static Option matrices(std::string name, std::string fallback, std::string help);
   // Any JSON value; whoever reads it checks it. `fallback` is JSON text, `annotation` Python's type.
   static Option any(std::string name, std::string fallback, std::string help, std::string annotation);
 };
@@ -56,9 +58,12 @@ class Options {
   double number(const std::string& name) const;
   bool flag(const std::string& name) const;
   std::string text(const std::string& name) const;
-  // A matrix option: its name, and its checked options.
+  // A matrix option: its name, and its checked options; of a list of matrices, those of one.
   std::string matrix_name(const std::string& name) const;
   Options matrix_options(const std::string& name) const;
+  size_t matrix_count(const std::string& name) const;
+  std::string matrix_name(const std::string& name, size_t index) const;
+  Options matrix_options(const std::string& name, size_t index) const;
   const nlohmann::json& value(const std::string& name) const;
   const nlohmann::json& json() const { return *values_; }  // complete and canonical
 

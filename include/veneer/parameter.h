@@ -20,6 +20,7 @@ struct Initial {
     normal,           // N(a, b^2)
     uniform,          // U(a, b)
     kaiming_uniform,  // U(-beta, beta), beta = sqrt(6 / ((1 + a^2) * size(1)))
+    rotation,         // [..., 2, 2]: rotations by angles from U(0, 2 pi)
     derived,          // set by Method::start from the base weight (DoRA's magnitude)
   };
   Kind kind = Kind::constant;
@@ -32,6 +33,7 @@ struct Initial {
   static Initial normal(double mean, double std) { return {Kind::normal, mean, std}; }
   static Initial uniform(double low, double high) { return {Kind::uniform, low, high}; }
   static Initial kaiming_uniform(double a) { return {Kind::kaiming_uniform, a, 0.0}; }
+  static Initial rotation() { return {Kind::rotation, 0.0, 0.0}; }
   static Initial derived() { return {Kind::derived, 0.0, 0.0}; }
 };
 
@@ -45,28 +47,37 @@ struct ParameterSpec {
   bool trainable = true;  // false: a frozen buffer
   bool saved = true;      // false: redrawn from its seed on load, never written
   std::optional<int64_t> generator_seed = std::nullopt;
+  bool common = false;  // shared tensors: one for the whole adapter, wherever in a method the matrix stands
 };
 
 using ParameterSpecs = std::vector<ParameterSpec>;
 
 // The tensors of one adapter on one layer, looked up by the names of their specs: own parameters first, then shared
-// ones. A view; it owns nothing. `scoped("down_")` sees the parameters whose names start so, without the prefix.
+// ones. A view; it owns nothing. `scoped("down_")` sees the parameters whose names start so, without the prefix, for a
+// matrix inside a method or inside another matrix.
 class Params {
  public:
-  Params(const ParameterSpecs& specs, c10::ArrayRef<at::Tensor> tensors, std::string_view prefix = "")
-      : specs_(&specs), tensors_(tensors), prefix_(prefix) {}
+  Params(const ParameterSpecs& specs, c10::ArrayRef<at::Tensor> tensors, std::string prefix = "")
+      : specs_(&specs), tensors_(tensors), prefix_(std::move(prefix)) {}
 
-  // The tensor called prefix + name. Throws an internal error if there is none.
+  // The tensor called prefix + name, or the common one called name. Throws an internal error if there is none.
   const at::Tensor& operator[](std::string_view name) const;
-  Params scoped(std::string_view prefix) const { return {*specs_, tensors_, prefix}; }
+  Params scoped(const std::string& prefix) const { return {*specs_, tensors_, prefix_ + prefix}; }
+
+  // All tensors and their specs, whatever the prefix; the same names with other tensors.
+  const ParameterSpecs& specs() const { return *specs_; }
+  c10::ArrayRef<at::Tensor> tensors() const { return tensors_; }
+  Params with(c10::ArrayRef<at::Tensor> tensors) const { return {*specs_, tensors, prefix_}; }
 
  private:
   const ParameterSpecs* specs_;
   c10::ArrayRef<at::Tensor> tensors_;
-  std::string_view prefix_;
+  std::string prefix_;
 };
 
-// Prefixes names and keys, for a matrix used inside a method ("down_" + "weight").
+// Prefixes names and keys but those of common specs, for a matrix used inside a method ("down_" + "weight").
 ParameterSpecs with_prefix(ParameterSpecs specs, const std::string& name_prefix, const std::string& key_prefix);
+// Adds shared specs to those of other parts; a common one only once.
+void add_shared(ParameterSpecs& all, const ParameterSpecs& specs);
 
 }  // namespace veneer

@@ -20,6 +20,12 @@ struct RegisterMethod {
   explicit RegisterMethod(MethodEntry entry);
 };
 
+// MatrixEntry::bind of a class whose constructor takes options and site.
+template <class M>
+std::shared_ptr<const Matrix> make_matrix(const Options& options, const MatrixSite& site) {
+  return std::make_shared<M>(options, site);
+}
+
 // Sorted names; the entry of a name (ValueError lists the known and the closest ones).
 std::vector<std::string> matrix_names();
 std::vector<std::string> method_names();

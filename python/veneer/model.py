@@ -147,6 +147,8 @@ class PeftModel(_parent()):  # type: ignore[misc]
         if config.target_modules is None and not getattr(config, "placement", None):
             for name, value in sites.default_targets(base, config).items():
                 setattr(config, name, value)
+        if getattr(config, "num_attention_heads", None) == 0:
+            config.num_attention_heads = getattr(getattr(base, "config", None), "num_attention_heads", None) or 0
         if config.base_model_name_or_path is None:
             config.base_model_name_or_path = getattr(base, "name_or_path", None) or None
 

@@ -140,7 +140,13 @@ AdapterConfig AdapterConfig::from_json(const nlohmann::json& values) {
     VENEER_CHECK(has(entry.fields, key), entry.name, "unknown field `", key, "`; known: ", join(field_names(all)),
                  suggestion(key, field_names(all)));
   }
-  return {entry, Options(entry.name, common_fields(), common), Options(entry.name, entry.fields, own)};
+  Options fields(entry.name, entry.fields, own);
+  if (entry.complete) {
+    nlohmann::json completed = fields.json();
+    entry.complete(completed);
+    fields = Options(entry.name, entry.fields, completed);
+  }
+  return {entry, Options(entry.name, common_fields(), common), std::move(fields)};
 }
 
 AdapterConfig AdapterConfig::from_file(const nlohmann::json& values) {

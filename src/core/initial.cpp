@@ -8,6 +8,7 @@
 
 #include <cmath>
 #include <map>
+#include <numbers>
 
 #include "veneer/check.h"
 #include "veneer/registry.h"
@@ -27,6 +28,15 @@ at::Tensor draw(const ParameterSpec& spec, const std::optional<at::Generator>& g
       const double fan_in = std::max<double>(1.0, static_cast<double>(spec.shape[1]));
       const double bound = std::sqrt(6.0 / ((1.0 + initial.a * initial.a) * fan_in));
       return tensor.uniform_(-bound, bound, generator);
+    }
+    case Initial::Kind::rotation: {
+      auto sizes = spec.shape;
+      TORCH_INTERNAL_ASSERT(sizes.size() > 2 && sizes.back() == 2 && *(sizes.end() - 2) == 2, spec.name);
+      sizes.resize(sizes.size() - 2);
+      constexpr double turn = 2.0 * std::numbers::pi;
+      const at::Tensor angle = at::empty(sizes, tensor.options()).uniform_(0.0, turn, generator);
+      const at::Tensor c = angle.cos(), s = angle.sin();
+      return at::stack({c, -s, s, c}, -1).view(spec.shape);
     }
     case Initial::Kind::derived: return tensor.zero_();
   }

@@ -73,6 +73,13 @@ json checked(const std::string& owner, const Option& option, const json& value) 
       return value;
     }
     case Option::Type::matrix: return checked_matrix(owner, option.name, value);
+    case Option::Type::matrices: {
+      VENEER_CHECK(value.is_array() && !value.empty(), owner, option.name,
+                   " must be a list of at least one structured matrix, got ", value.dump());
+      json all = json::array();
+      for (const auto& item : value) all.push_back(checked_matrix(owner, option.name, item));
+      return all;
+    }
     case Option::Type::any: return value;
   }
   TORCH_INTERNAL_ASSERT(false);
@@ -100,6 +107,10 @@ Option Option::choice(std::string name, const std::string& fallback, std::string
 
 Option Option::matrix(std::string name, const std::string& fallback, std::string help) {
   return {std::move(name), Type::matrix, json(fallback).dump(), std::move(help)};
+}
+
+Option Option::matrices(std::string name, std::string fallback, std::string help) {
+  return {std::move(name), Type::matrices, std::move(fallback), std::move(help)};
 }
 
 Option Option::any(std::string name, std::string fallback, std::string help, std::string annotation) {
@@ -139,15 +150,25 @@ int64_t Options::integer(const std::string& name) const { return values_->at(nam
 double Options::number(const std::string& name) const { return values_->at(name).get<double>(); }
 bool Options::flag(const std::string& name) const { return values_->at(name).get<bool>(); }
 std::string Options::text(const std::string& name) const { return values_->at(name).get<std::string>(); }
-std::string Options::matrix_name(const std::string& name) const {
-  return values_->at(name).at("name").get<std::string>();
+
+namespace {
+
+Options options_of(json matrix) {
+  const auto name = matrix.at("name").get<std::string>();
+  matrix.erase("name");
+  return {name, matrix_entry(name).options, matrix};
 }
 
-Options Options::matrix_options(const std::string& name) const {
-  nlohmann::json options = values_->at(name);
-  options.erase("name");
-  const std::string matrix = matrix_name(name);
-  return {matrix, matrix_entry(matrix).options, options};
+}  // namespace
+
+std::string Options::matrix_name(const std::string& name) const { return values_->at(name).at("name"); }
+Options Options::matrix_options(const std::string& name) const { return options_of(values_->at(name)); }
+size_t Options::matrix_count(const std::string& name) const { return values_->at(name).size(); }
+std::string Options::matrix_name(const std::string& name, size_t index) const {
+  return values_->at(name).at(index).at("name");
+}
+Options Options::matrix_options(const std::string& name, size_t index) const {
+  return options_of(values_->at(name).at(index));
 }
 
 }  // namespace veneer

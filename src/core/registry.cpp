@@ -46,13 +46,16 @@ const Entry& find(const std::string& name, const char* what) {
 
 std::string site_name(SiteKind kind) { return kind == SiteKind::linear ? "linear" : "hidden"; }
 
-// The part of a site that the mathematics depends on. Paths are left out, so layers of one shape share one plan.
-json site_json(const Site& site) {
-  return {{"kind", site_name(site.kind)},
-          {"d_in", site.d_in},
-          {"d_out", site.d_out},
-          {"weight", site.has_weight},
-          {"bias", site.has_bias}};
+// The part of a site that the mathematics depends on. Without the path, so that layers of one shape share one plan; with
+// layer and role where the method is `placed`.
+json site_json(const Site& site, bool placed) {
+  json value{{"kind", site_name(site.kind)},
+             {"d_in", site.d_in},
+             {"d_out", site.d_out},
+             {"weight", site.has_weight},
+             {"bias", site.has_bias}};
+  if (placed) value.update({{"layer", site.layer}, {"role", site.role}});
+  return value;
 }
 
 Site site_from(const json& value) {
@@ -62,6 +65,8 @@ Site site_from(const json& value) {
   site.d_out = value.at("d_out").get<int64_t>();
   site.has_weight = value.at("weight").get<bool>();
   site.has_bias = value.at("bias").get<bool>();
+  site.layer = value.value("layer", site.layer);
+  site.role = value.value("role", site.role);
   return site;
 }
 
@@ -99,8 +104,8 @@ std::vector<std::shared_ptr<const BoundMethod>> bind_method(const std::string& m
   // Shared tensors are sized from all sites; what may differ between sites (scales, ranks) does not concern them, so
   // the first site's options stand for all.
   const ParameterSpecs shared = entry.shared && !sites.empty() ? entry.shared(parsed.front(), sites) : ParameterSpecs{};
-  json shared_names = json::array();
-  for (const auto& spec : shared) shared_names.push_back(spec.name);
+  json shared_json = json::array();
+  for (const auto& spec : shared) shared_json.push_back({{"name", spec.name}, {"trainable", spec.trainable}, {"common", spec.common}});
 
   std::vector<std::shared_ptr<const BoundMethod>> bound;
   for (size_t i = 0; i < sites.size(); ++i) {
@@ -117,7 +122,8 @@ std::vector<std::shared_ptr<const BoundMethod>> bind_method(const std::string& m
     one->specs = one->method->parameters();
     one->own = one->specs.size();
     one->specs.insert(one->specs.end(), shared.begin(), shared.end());
-    one->plan = json{{"options", own.json()}, {"site", site_json(sites[i])}, {"shared", shared_names}}.dump();
+    one->plan = json{{"options", own.json()}, {"site", site_json(sites[i], one->method->placed())}, {"shared", shared_json}}
+                    .dump();
     bound.push_back(std::move(one));
   }
   return bound;
@@ -141,9 +147,11 @@ std::shared_ptr<const BoundMethod> from_plan(const std::string& method, const st
   bound->method = bind_one(entry, Options(method, entry.options, parsed["options"]), site_from(parsed["site"]));
   bound->specs = bound->method->parameters();
   bound->own = bound->specs.size();
-  for (const auto& name : parsed["shared"]) {
+  for (const auto& shared : parsed["shared"]) {
     ParameterSpec spec;
-    spec.name = name.get<std::string>();
+    spec.name = shared.at("name").get<std::string>();
+    spec.trainable = shared.at("trainable").get<bool>();
+    spec.common = shared.at("common").get<bool>();
     bound->specs.push_back(std::move(spec));
   }
   bound->plan = plan;

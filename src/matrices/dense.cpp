@@ -14,17 +14,14 @@ namespace {
 
 class Dense final : public Matrix {
  public:
-  Dense(const Options&, const MatrixSite& site) : site_(site) {}
+  Dense(const Options& /*options*/, const MatrixSite& site) : Matrix(site) {}
 
   ParameterSpecs parameters() const override {
-    const auto initial = site_.start == Start::zero ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0));
-    return {{"weight", {site_.d_out, site_.d_in}, initial, "dense_weight.{adapter}"}};
+    const auto initial = zero_start() ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0));
+    return {{"weight", {d_out(), d_in()}, initial, "dense_weight.{adapter}"}};
   }
 
   at::Tensor dense(const Params& params) const override { return params["weight"]; }
-
- private:
-  MatrixSite site_;
 };
 
 const RegisterMatrix registrar{
@@ -33,7 +30,7 @@ const RegisterMatrix registrar{
      "d_out * d_in",
      "the linear layer of torch.nn",
      {},
-     [](const Options& options, const MatrixSite& site) { return std::make_shared<Dense>(options, site); }}};
+     make_matrix<Dense>}};
 
 }  // namespace
 }  // namespace veneer

@@ -18,7 +18,7 @@ namespace {
 class LowRank final : public Matrix {
  public:
   LowRank(const Options& options, const MatrixSite& site)
-      : site_(site), rank_(options.integer("rank")), gaussian_(options.text("initial") == "gaussian") {
+      : Matrix(site), rank_(options.integer("rank")), gaussian_(options.text("initial") == "gaussian") {
     const double alpha = options.number("alpha") == 0.0 ? static_cast<double>(rank_) : options.number("alpha");
     const auto rank = static_cast<double>(rank_);
     scale_ = alpha / (options.flag("rank_stabilized") ? std::sqrt(rank) : rank);
@@ -27,16 +27,17 @@ class LowRank final : public Matrix {
   ParameterSpecs parameters() const override {
     const double std = 1.0 / static_cast<double>(rank_);
     const auto down = gaussian_ ? Initial::normal(0.0, std) : Initial::kaiming_uniform(std::sqrt(5.0));
-    const auto up = site_.start == Start::zero ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0));
-    return {{"lora_A", {rank_, site_.d_in}, down, "lora_A.{adapter}.weight"},
-            {"lora_B", {site_.d_out, rank_}, up, "lora_B.{adapter}.weight"}};
+    const auto up = zero_start() ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0));
+    return {{"lora_A", {rank_, d_in()}, down, "lora_A.{adapter}.weight"},
+            {"lora_B", {d_out(), rank_}, up, "lora_B.{adapter}.weight"}};
   }
 
   at::Tensor dense(const Params& params) const override { return at::matmul(params["lora_B"], params["lora_A"]); }
 
-  at::Tensor apply(const at::Tensor& x, const Params& params) const override {
-    const at::Tensor h = at::linear(x, as(params["lora_A"], x));  // [N, r]
-    return at::linear(h, as(params["lora_B"], h));
+  std::vector<at::Tensor> prepare(const Params& params) const override { return {params["lora_A"], params["lora_B"]}; }
+  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
+    const at::Tensor h = at::linear(x, as(prepared[0], x));  // [N, r]
+    return at::linear(h, as(prepared[1], h));
   }
 
   at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params,
@@ -47,15 +48,14 @@ class LowRank final : public Matrix {
     return owned ? y.addmm_(h, b, 1.0, scale) : y.addmm(h, b, 1.0, scale);
   }
 
-  bool fused() const override { return true; }
-
+  // With gradients of its own, since two thin products make most of them: h [N, r] is kept, not computed again.
   std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
                                     double scale) const override {
     const at::Tensor a = as(params["lora_A"], y), b = as(params["lora_B"], y);
     at::Tensor h;  // [N, r]
     if (x.seed.defined()) {
       h = at::empty_symint({y.sym_size(0), rank_}, y.options());
-      by_rows(x.x, [&](int64_t begin, int64_t end, int64_t) {
+      by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t) {
         at::Tensor part = h.narrow(0, begin, end - begin);
         at::mm_out(part, x.part(begin, end), a.t());
       });
@@ -75,8 +75,8 @@ class LowRank final : public Matrix {
     const at::Tensor db = at::mm(kept[0].t(), dy).mul_(scale).t();
     at::Tensor da;
     if (x.seed.defined()) {
-      const at::Tensor sums = at::zeros({row_strips, rank_, site_.d_in}, a.options());
-      by_rows(x.x, [&](int64_t begin, int64_t end, int64_t strip) {
+      const at::Tensor sums = at::zeros({row_strips, rank_, d_in()}, a.options());
+      by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t strip) {
         const at::Tensor part = dh.narrow(0, begin, end - begin);
         sums.select(0, strip).addmm_(part.t(), x.part(begin, end));
         if (dx.defined()) x.add_part(dx, at::mm(part, a), begin);
@@ -103,7 +103,6 @@ class LowRank final : public Matrix {
   double scale() const override { return scale_; }
 
  private:
-  MatrixSite site_;
   int64_t rank_;
   bool gaussian_;
   double scale_;
@@ -118,7 +117,7 @@ const RegisterMatrix registrar{
       Option::number("alpha", 0.0, "numerator of the scale; 0 means r, a scale of one", 0),
       Option::flag("rank_stabilized", false, "divide alpha by sqrt(r) instead of r"),
       Option::choice("initial", "kaiming", "start of A: U(+-1/sqrt(d_in)) or N(0, 1/r^2)", {"kaiming", "gaussian"})},
-     [](const Options& options, const MatrixSite& site) { return std::make_shared<LowRank>(options, site); }}};
+     make_matrix<LowRank>}};
 
 MethodCall lora(const Options& fields, const Site& site) {
   const nlohmann::json& start = fields.value("init_lora_weights");

@@ -19,11 +19,11 @@ namespace {
 class Vera final : public Matrix {
  public:
   Vera(const Options& options, const MatrixSite& site)
-      : site_(site), rank_(options.integer("rank")), d_initial_(options.number("d_initial")) {}
+      : Matrix(site), rank_(options.integer("rank")), d_initial_(options.number("d_initial")) {}
 
   ParameterSpecs parameters() const override {
-    const auto up = site_.start == Start::zero ? Initial::zeros() : Initial::ones();
-    return {{"vera_lambda_b", {site_.d_out}, up, "vera_lambda_b.{adapter}"},
+    const auto up = zero_start() ? Initial::zeros() : Initial::ones();
+    return {{"vera_lambda_b", {d_out()}, up, "vera_lambda_b.{adapter}"},
             {"vera_lambda_d", {rank_}, Initial::constant(d_initial_), "vera_lambda_d.{adapter}"}};
   }
 
@@ -32,10 +32,12 @@ class Vera final : public Matrix {
     return at::matmul(params["vera_lambda_b"].unsqueeze(1) * as(up(params), d), d.unsqueeze(1) * as(down(params), d));
   }
 
-  at::Tensor apply(const at::Tensor& x, const Params& params) const override {
-    const at::Tensor h = at::linear(x, as(down(params), x));
-    const at::Tensor g = h * as(params["vera_lambda_d"], h);
-    return at::linear(g, as(up(params), g)) * as(params["vera_lambda_b"], g);
+  std::vector<at::Tensor> prepare(const Params& params) const override {
+    return {down(params), params["vera_lambda_d"], up(params), params["vera_lambda_b"]};
+  }
+  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
+    const at::Tensor h = at::linear(x, as(prepared[0], x)) * as(prepared[1], x);
+    return at::linear(h, as(prepared[2], h)) * as(prepared[3], h);
   }
 
   static ParameterSpecs shared(const Options& options, const std::vector<MatrixSite>& sites) {
@@ -56,10 +58,9 @@ class Vera final : public Matrix {
   }
 
  private:
-  at::Tensor down(const Params& params) const { return params["vera_A"].narrow(1, 0, site_.d_in); }
-  at::Tensor up(const Params& params) const { return params["vera_B"].narrow(0, 0, site_.d_out); }
+  at::Tensor down(const Params& params) const { return params["vera_A"].narrow(1, 0, d_in()); }
+  at::Tensor up(const Params& params) const { return params["vera_B"].narrow(0, 0, d_out()); }
 
-  MatrixSite site_;
   int64_t rank_;
   double d_initial_;
 };
@@ -72,7 +73,7 @@ const RegisterMatrix registrar{
      {Option::integer("rank", 256, "r, the rows of the shared A", 1), Option::number("d_initial", 0.1, "start of d"),
       Option::integer("projection_prng_key", 0, "seed of the shared A and B"),
       Option::flag("save_projection", true, "write A and B to the checkpoint, else redraw them from the key")},
-     [](const Options& options, const MatrixSite& site) { return std::make_shared<Vera>(options, site); },
+     make_matrix<Vera>,
      &Vera::shared}};
 
 const RegisterConfig config{

@@ -4,6 +4,8 @@
 // 2406.17740) with circulant, VeRA (arXiv 2310.11454) with vera. With `decompose`, DoRA (arXiv 2402.09353, eq. 5): the
 // weight W + s * M is rescaled row by row to a trained magnitude m, y = g * (W + s * M) x + b with g = m / ||W + s *
 // M||, the norm taken without gradient.
+#include "methods/additive.h"
+
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
@@ -11,7 +13,6 @@
 #include <nlohmann/json.hpp>
 
 #include "veneer/check.h"
-#include "veneer/config.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
@@ -23,7 +24,8 @@ namespace {
 constexpr double smallest_norm = 1e-12;
 
 MatrixSite matrix_site(const Options& options, const Site& site) {
-  return {site.d_in, site.d_out, options.text("start") == "zero" ? Matrix::Start::zero : Matrix::Start::random};
+  return {site.d_in, site.d_out, options.text("start") == "zero" ? Start::zero : Start::random, site.layer,
+          site.role};
 }
 
 class Additive final : public Method {
@@ -61,7 +63,7 @@ class Additive final : public Method {
                   in.x);
   }
 
-  bool fused() const override { return matrix_->fused() && !decompose_; }
+  bool fused() const override { return !decompose_; }
 
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
     const at::Tensor x = rows(in.x);
@@ -93,6 +95,7 @@ class Additive final : public Method {
   }
 
   Composition composition() const override { return decompose_ ? Composition::exclusive : Composition::additive; }
+  bool placed() const override { return matrix_->placed(); }
   bool needs_weight() const override { return decompose_; }
   double dropout() const override { return dropout_; }
 
@@ -162,23 +165,34 @@ const RegisterConfig config{
     {"ADDITIVE",
      "AdditiveConfig",
      "Any structured matrix as the update of a frozen weight, or of a hidden state",
-     {Option::matrix("matrix", "low_rank", "the structured matrix: its name, or an object with its name and options"),
-      Option::number("scaling", 1.0, "factor on the update, times the matrix's own scale"),
-      Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
-      Option::flag("use_dora", false, "train magnitude and direction apart"),
-      Option::choice("dora_dropout", "peft",
-                     "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product", {"peft", "shared"}),
-      Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"}),
-      Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", "additive_only"})},
+     OptionTable{Option::matrix("matrix", "low_rank",
+                                "the structured matrix: its name, or an object with its name and options"),
+                 Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"})} +
+         additive_fields("additive_only"),
      "{}",
      [](const Options& fields, const Site&) {
-       return method_call("additive", {{"matrix", fields.value("matrix")},
-                                       {"scale", fields.number("scaling")},
-                                       {"dropout", fields.number("dropout")},
-                                       {"decompose", fields.flag("use_dora")},
-                                       {"dora_dropout", fields.text("dora_dropout")},
-                                       {"start", fields.text("start")}});
+       return additive_call(fields.value("matrix"), fields, fields.text("start"));
      }}};
 
 }  // namespace
+
+OptionTable additive_fields(const std::string& own_bias) {
+  return {Option::number("scaling", 1.0, "factor on the update, times the matrix's own scale"),
+          Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
+          Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", own_bias}),
+          Option::flag("use_dora", false, "train magnitude and direction apart"),
+          Option::choice("dora_dropout", "peft",
+                         "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product",
+                         {"peft", "shared"})};
+}
+
+MethodCall additive_call(const nlohmann::json& matrix, const Options& fields, const std::string& start) {
+  return method_call("additive", {{"matrix", matrix},
+                                  {"scale", fields.number("scaling")},
+                                  {"dropout", fields.number("dropout")},
+                                  {"decompose", fields.flag("use_dora")},
+                                  {"dora_dropout", fields.text("dora_dropout")},
+                                  {"start", start}});
+}
+
 }  // namespace veneer

@@ -3,28 +3,21 @@
 // Bottleneck adapter at a hidden state: y + s * (up(act(down(dropout(z)) + b_down)) + b_up), with any structured
 // matrices as down [m, d] and up [d, m]. Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00052) and parallel (arXiv
 // 2110.04366) adapters differ in which z and y the host hands in.
+#include "methods/bottleneck.h"
+
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/activation.h"
 #include "veneer/check.h"
-#include "veneer/config.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
 namespace {
-
-const std::vector<std::string> activations{"gelu", "gelu_tanh", "relu", "silu", "tanh"};
-
-at::Tensor activate(const std::string& name, const at::Tensor& h) {
-  if (name == "gelu") return at::gelu(h);
-  if (name == "gelu_tanh") return at::gelu(h, "tanh");
-  if (name == "relu") return at::relu(h);
-  if (name == "silu") return at::silu(h);
-  return at::tanh(h);
-}
 
 int64_t inner_size(const Options& options, int64_t d) {
   const int64_t size = options.integer("size");
@@ -33,11 +26,11 @@ int64_t inner_size(const Options& options, int64_t d) {
 }
 
 MatrixSite down_site(const Options& options, const Site& site) {
-  return {site.d_in, inner_size(options, site.d_in), Matrix::Start::random};
+  return {site.d_in, inner_size(options, site.d_in), Start::random, site.layer, site.role + ".down"};
 }
 
 MatrixSite up_site(const Options& options, const Site& site) {
-  return {inner_size(options, site.d_in), site.d_out, Matrix::Start::zero};
+  return {inner_size(options, site.d_in), site.d_out, Start::zero, site.layer, site.role + ".up"};
 }
 
 class Bottleneck final : public Method {
@@ -73,6 +66,7 @@ class Bottleneck final : public Method {
   }
 
   std::string merge_refusal() const override { return "its nonlinearity has no effective weight"; }
+  bool placed() const override { return down_->placed() || up_->placed(); }
   double dropout() const override { return dropout_; }
 
  private:
@@ -107,7 +101,7 @@ ParameterSpecs shared(const Options& options, const std::vector<Site>& sites) {
     }
     const auto specs =
         with_prefix(entry.shared(options.matrix_options(name), matrix_sites), name + "_", "adapter_" + name + ".");
-    all.insert(all.end(), specs.begin(), specs.end());
+    add_shared(all, specs);
   }
   return all;
 }
@@ -120,7 +114,7 @@ const RegisterMethod registrar{
      {SiteKind::hidden},
      {Option::integer("size", 0, "m, the inner size; 0 means d / reduction_factor", 0),
       Option::number("reduction_factor", 16.0, "d / m, rounded down, m at least 1", 1e-3),
-      Option::choice("activation", "gelu", "the nonlinearity between down and up", activations),
+      Option::choice("activation", "gelu", "the nonlinearity between down and up", activations()),
       Option::matrix("down", "dense", "the structured matrix [m, d]"),
       Option::matrix("up", "dense", "the structured matrix [d, m]"),
       Option::number("scale", 1.0, "s, the factor on the adapter's output"),
@@ -136,37 +130,64 @@ const RegisterConfig config{
      "BottleneckConfig",
      "Adapter with a narrow inner layer at hidden states: Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00052), "
      "parallel (arXiv 2110.04366)",
-     {Option::number("reduction_factor", 16.0, "d / m, the inner size m rounded down, at least 1", 1e-3),
-      Option::integer("bottleneck_size", 0, "m itself; 0 means d / reduction_factor", 0),
-      Option::choice("placement", "houlsby",
-                     "after attention and feed-forward, after the feed-forward's norm, or beside the "
-                     "feed-forward",
-                     {"houlsby", "pfeiffer", "parallel"}),
-      Option::choice("non_linearity", "gelu", "between down and up", activations),
-      Option::matrix("matrix", "dense", "the structured matrix of down and up"),
-      Option::any("down_matrix", "null", "the structured matrix of down alone", "str | dict[str, Any] | None"),
-      Option::any("up_matrix", "null", "the structured matrix of up alone", "str | dict[str, Any] | None"),
-      Option::number("scaling", 1.0, "factor on the adapter's output"),
-      Option::number("dropout", 0.0, "probability of dropping an element of the adapter's input", 0.0, 0.9999),
-      Option::flag("use_bias", true, "train biases after down and up"),
-      Option::choice("init_weights", "zero_up", "up zero (the base model exactly), or every matrix N(0, 0.02^2)",
-                     {"zero_up", "bert"}),
-      Option::integer("hidden_size", 0, "d where neither the model's config nor the module tells it; 0: found", 0)},
+     OptionTable{
+         Option::matrix("matrix", "dense", "the structured matrix of down and up"),
+         Option::any("down_matrix", "null", "the structured matrix of down alone", "str | dict[str, Any] | None"),
+         Option::any("up_matrix", "null", "the structured matrix of up alone", "str | dict[str, Any] | None"),
+         Option::choice("init_weights", "zero_up", "up zero (the base model exactly), or every matrix N(0, 0.02^2)",
+                        {"zero_up", "bert"})} +
+         bottleneck_fields("houlsby", "gelu", 0, 16.0),
      "{}",
      [](const Options& fields, const Site&) {
        const auto matrix = [&](const char* own) {
          return fields.value(own).is_null() ? fields.value("matrix") : fields.value(own);
        };
-       return method_call("bottleneck", {{"size", fields.integer("bottleneck_size")},
-                                         {"reduction_factor", fields.number("reduction_factor")},
-                                         {"activation", fields.text("non_linearity")},
-                                         {"down", matrix("down_matrix")},
-                                         {"up", matrix("up_matrix")},
-                                         {"scale", fields.number("scaling")},
-                                         {"dropout", fields.number("dropout")},
-                                         {"bias", fields.flag("use_bias")},
-                                         {"init", fields.text("init_weights")}});
+       return bottleneck_call(matrix("down_matrix"), matrix("up_matrix"), fields, fields.text("init_weights"));
      }}};
 
 }  // namespace
+
+const std::vector<std::string>& placements() {
+  static const std::vector<std::string> names{"houlsby", "houlsby_feedforward", "pfeiffer", "parallel"};
+  return names;
+}
+
+void default_placement(const std::string& owner, nlohmann::json& fields, bool layer, const std::string& fallback) {
+  nlohmann::json& placement = fields.at("placement");
+  if (placement.is_null()) {
+    if (layer) placement = fallback;
+    return;
+  }
+  VENEER_CHECK(layer, owner, "placement is of adapter layers; this configuration changes weights");
+  const bool known = std::find(placements().begin(), placements().end(), placement) != placements().end();
+  VENEER_CHECK(known, owner, "placement must be one of: ", join(placements()), "; got ", placement.dump());
+}
+
+OptionTable bottleneck_fields(const std::string& placement, const std::string& non_linearity, int64_t bottleneck_size,
+                              double reduction_factor) {
+  return {Option::integer("bottleneck_size", bottleneck_size, "m, the inner size; 0 means d / reduction_factor", 0),
+          Option::number("reduction_factor", reduction_factor, "d / m, m rounded down, at least 1", 1e-3),
+          Option::choice("placement", placement,
+                         "after attention and feed-forward, after the feed-forward alone, after its norm, or beside it",
+                         placements()),
+          Option::choice("non_linearity", non_linearity, "between down and up", activations()),
+          Option::number("scaling", 1.0, "factor on the adapter's output"),
+          Option::number("dropout", 0.0, "probability of dropping an element of the adapter's input", 0.0, 0.9999),
+          Option::flag("use_bias", true, "train biases after down and up"),
+          Option::integer("hidden_size", 0, "d where neither the model's config nor the module tells it; 0: found", 0)};
+}
+
+MethodCall bottleneck_call(const nlohmann::json& down, const nlohmann::json& up, const Options& fields,
+                           const std::string& start) {
+  return method_call("bottleneck", {{"size", fields.integer("bottleneck_size")},
+                                    {"reduction_factor", fields.number("reduction_factor")},
+                                    {"activation", fields.text("non_linearity")},
+                                    {"down", down},
+                                    {"up", up},
+                                    {"scale", fields.number("scaling")},
+                                    {"dropout", fields.number("dropout")},
+                                    {"bias", fields.flag("use_bias")},
+                                    {"init", start}});
+}
+
 }  // namespace veneer

@@ -11,6 +11,7 @@
 
 #include <algorithm>
 
+#include "core/recording.h"
 #include "ops/arguments.h"
 
 namespace veneer {
@@ -35,6 +36,7 @@ auto backward_op() {
 std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const OptionalTensor& y,
                             const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
                             const OptionalTensor& seed, Text /*build*/) {
+  const PlainKeys keys;
   const auto bound = from_plan(method, options);
   return bound->method->fused_forward({x, tensor(y), tensor(weight), tensor(bias), tensor(seed)},
                                       {bound->specs, params});
@@ -43,9 +45,14 @@ std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const Op
 std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
                              at::TensorList params, at::TensorList kept, const OptionalTensor& seed, bool wants_x,
                              Text /*build*/) {
+  const PlainKeys keys;
   const auto bound = from_plan(method, options);
-  return bound->method->fused_backward(dy, {x, Tensor(), tensor(weight), Tensor(), tensor(seed)},
-                                       {bound->specs, params}, kept.vec(), wants_x);
+  std::vector<Tensor> gradients = bound->method->fused_backward(
+      dy, {x, Tensor(), tensor(weight), Tensor(), tensor(seed)}, {bound->specs, params}, kept.vec(), wants_x);
+  for (Tensor& gradient : gradients) {
+    if (!gradient.defined()) gradient = at::empty({0}, x.options());  // of a frozen tensor: an op returns only tensors
+  }
+  return gradients;
 }
 
 class FusedFunction : public torch::autograd::Function<FusedFunction> {

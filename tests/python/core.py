@@ -2,25 +2,28 @@
 # SPDX-License-Identifier: Apache-2.0
 """What the generic suites share: the case table, and the core driven directly through its ops."""
 
+import functools
 import json
 import math
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import scipy.linalg
 import torch
 from scipy.special import erf
 
 from veneer import _core
 
 CASES = json.loads((Path(__file__).parents[1] / "cases.json").read_text())
+REGISTRY = json.loads(_core.registry())
 CPU = torch.device("cpu")
 ops = torch.ops.veneer
 
 
 @dataclass
 class Bound:
-    """One method bound to one site, with random parameters (a zero factor would hide errors)."""
+    """One method bound to one site, with random parameters (a zero factor would hide errors). `own`: the trained ones."""
 
     method: str
     plan: str
@@ -37,18 +40,22 @@ class Bound:
         traits = bound["sites"][0]
         shared = ops.initial_shared(json.dumps(bound["shared"]), dtype, CPU)
         own = ops.initial_parameters(method, traits["plan"], weight, shared, dtype, CPU, _core.build_id())
+        specs = traits["own"] + bound["shared"]
+        params = [p.requires_grad_(spec["trainable"]) for p, spec in zip([*own, *shared], specs, strict=True)]
         if not fresh:
-            own = [torch.randn_like(p) / math.sqrt(max(d_in, 1)) for p in own]
-        names = [spec["name"] for spec in traits["own"] + bound["shared"]]
-        return cls(method, traits["plan"], traits, names, [p.requires_grad_() for p in own] + shared)
+            random = [torch.randn_like(p) / math.sqrt(max(d_in, 1)) for p in params]
+            params = [r.requires_grad_() if p.requires_grad else p for r, p in zip(random, params, strict=True)]
+        return cls(method, traits["plan"], traits, [spec["name"] for spec in specs], params)
 
     @property
     def own(self):
         return [p for p in self.params if p.requires_grad]
 
     def with_params(self, params):
-        shared = [p for p in self.params if not p.requires_grad]
-        return Bound(self.method, self.plan, self.traits, self.names, [*params, *shared])
+        """The same with other trained tensors."""
+        left = iter(params)
+        params = [next(left) if p.requires_grad else p for p in self.params]
+        return Bound(self.method, self.plan, self.traits, self.names, params)
 
     def to(self, dtype):
         return Bound(
@@ -96,6 +103,45 @@ ACTIVATIONS = {
 }
 
 
+def entries(rows, columns, f):
+    """Dense matrix with f(i, j) at (i, j)."""
+    return np.array([[f(i, j) for j in range(columns)] for i in range(rows)]).reshape(rows, columns)
+
+
+def symmetric(t):
+    """The symmetric Toeplitz matrix of t."""
+    return entries(len(t), len(t), lambda i, j: t[abs(i - j)])
+
+
+def shifts(v, corner):
+    """Z_corner(v): columns v, Z v, Z^2 v, ..., Z the down-shift with `corner` in its corner."""
+    return entries(len(v), len(v), lambda i, j: v[i - j] if i >= j else corner * v[i - j + len(v)])
+
+
+def krylov(a, v):
+    """[v, a v, a^2 v, ...]"""
+    return np.stack([np.linalg.matrix_power(a, k) @ v for k in range(len(v))], axis=1)
+
+
+HELPERS = {f.__name__: f for f in (blocks, entries, symmetric, shifts, krylov)}
+
+
 def formula(text, **names):
     """Evaluates a row's formula, written from the paper in plain numpy, which shares no code with the library."""
-    return eval(text, {"np": np, "blocks": blocks}, names)
+    return eval(text, {"np": np, "scipy": scipy, "functools": functools, **HELPERS, **names})
+
+
+def matrix_formula(matrix, params, d_in, d_out):
+    """A structured matrix (a name, or an object with its options) by its row's formula, times its own scale."""
+    matrix = {"name": matrix} if isinstance(matrix, str) else matrix
+    row = CASES["matrices"][matrix["name"]]
+    defaults = {o["name"]: o["default"] for o in REGISTRY["matrices"][matrix["name"]]["options"]}
+    names = {**defaults, **matrix, **params, "params": params, "d_in": d_in, "d_out": d_out}
+    dense = formula(row["dense"], **names)[:d_out, :d_in]  # padding is cut off
+    return dense * formula(row.get("scale", "1"), **names)
+
+
+def starts_at_base(row, options):
+    """Whether a case starts at the base model; a row says with which options it does not."""
+    given = row.get("start", {})
+    return not given or any(options.get(name) != value for name, value in given.items())

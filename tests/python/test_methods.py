@@ -7,11 +7,10 @@ import json
 import pytest
 import torch
 
-from core import ACTIVATIONS, CASES, Bound, formula, ops
+from core import ACTIVATIONS, CASES, REGISTRY, Bound, formula, matrix_formula, ops, starts_at_base
 from veneer import _core
 
 METHODS = CASES["methods"]
-REGISTRY = json.loads(_core.registry())["methods"]
 ALL = [
     pytest.param(name, options, id=f"{name}-{json.dumps(options)}")
     for name, row in METHODS.items()
@@ -26,7 +25,7 @@ def make(name, options, d_in=12, d_out=8, **more):
 
 
 def values(name, options):
-    return {**{o["name"]: o["default"] for o in REGISTRY[name]["options"]}, **options}
+    return {**{o["name"]: o["default"] for o in REGISTRY["methods"][name]["options"]}, **options}
 
 
 def call(name, bound, x, weight, bias, fused=True):
@@ -44,7 +43,7 @@ def inputs(dtype=torch.float64, n=5, d_in=12, d_out=8):
 
 
 def test_every_registered_method_has_a_row():
-    assert sorted(METHODS) == sorted(REGISTRY)
+    assert sorted(METHODS) == sorted(REGISTRY["methods"])
 
 
 @pytest.mark.parametrize(("name", "options"), ALL)
@@ -53,7 +52,10 @@ def test_forward_is_the_papers_formula(name, options):
     x, w, b = inputs()
     row, given = METHODS[name], values(name, options)
     if row["site"] == "hidden":
-        names = {"down_bias": 0.0, "up_bias": 0.0, **bound.numpy()}
+        names = {"down_bias": 0.0, "up_bias": 0.0, "adapter_bias": 0.0, **bound.numpy()}
+        if "matrix" in given:
+            own = {key.removeprefix("adapter_"): value for key, value in bound.numpy().items()}
+            names["M"] = matrix_formula(given["matrix"], own, 12, 12)
         expected = formula(
             row["forward"],
             x=x.numpy(),
@@ -65,9 +67,7 @@ def test_forward_is_the_papers_formula(name, options):
     else:
         names = bound.numpy()
         if name == "additive":
-            matrix = given["matrix"]
-            names["s"] = given["scale"] * matrix.get("alpha", matrix["rank"]) / matrix["rank"]
-            names["M"] = names["lora_B"] @ names["lora_A"]
+            names["s"], names["M"] = given["scale"], matrix_formula(given["matrix"], names, 12, 8)
         weight = formula(row["weight"], W=w.numpy(), b=b.numpy(), **given, **names)
         expected = x.numpy() @ weight.T + formula(row["bias"], W=w.numpy(), b=b.numpy(), **given, **names)
     torch.testing.assert_close(call(name, bound, x, w, b).detach(), torch.from_numpy(expected), rtol=1e-10, atol=1e-11)
@@ -94,8 +94,8 @@ def test_called_base_fused_path_and_merged_weight_agree(name, options):
 
 @pytest.mark.parametrize(("name", "options"), ALL)
 def test_start_is_the_base_bit_for_bit(name, options):
-    if options.get("init") == "bert":
-        pytest.skip("starts with a random up projection by definition")
+    if not starts_at_base(METHODS[name], options):
+        pytest.skip("by definition")
     x, w, b = inputs(torch.float32)
     bound = make(name, options, dtype=torch.float32, fresh=True, weight=w)
     base = x if METHODS[name]["site"] == "hidden" else torch.nn.functional.linear(x, w, b)

@@ -98,7 +98,9 @@ class Matrix:
 
 def parameter_names(method: BoundMethod) -> list[str]:
     """Names of a bound method's tensors in the order it takes them."""
-    return [spec.name for spec in method.own] + (json.loads(method.plan)["shared"] if hasattr(method, "plan") else [])
+    return [spec.name for spec in method.own] + [
+        spec["name"] for spec in (json.loads(method.plan)["shared"] if hasattr(method, "plan") else [])
+    ]
 
 
 class PlainLayer(nn.Module):

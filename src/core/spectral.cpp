@@ -1,0 +1,114 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "core/spectral.h"
+
+#include <ATen/ATen.h>
+
+#include <numbers>
+
+#include "veneer/numeric.h"
+
+namespace veneer {
+namespace {
+
+// The least product of 2, 3, 5 and 7 that is at least n: lengths with large prime factors are slow.
+int64_t fast_length(int64_t n) {
+  for (int64_t length = n;; ++length) {
+    int64_t rest = length;
+    for (const int64_t factor : {2, 3, 5, 7}) {
+      while (rest % factor == 0) rest /= factor;
+    }
+    if (rest == 1) return length;
+  }
+}
+
+// e^(i pi j / n) for j < count, computed in float64 and rounded once.
+at::Tensor twist(int64_t n, int64_t count, const at::Tensor& like) {
+  const at::Tensor angle = at::arange(count, like.options().dtype(at::kDouble)) * (std::numbers::pi / double(n));
+  return at::polar(at::ones_like(angle), angle).to(at::toComplexType(like.scalar_type()));
+}
+
+// 1, -1, 1, ...
+at::Tensor alternating(int64_t n, const at::Tensor& like) {
+  return 1 - 2 * at::arange(n, like.options()).remainder(2);
+}
+
+}  // namespace
+
+at::Tensor resized(const at::Tensor& x, int64_t n) {
+  const int64_t size = x.size(-1);
+  if (size == n) return x;
+  return size < n ? at::constant_pad_nd(x, {0, n - size}) : x.narrow(-1, 0, n);
+}
+
+// Negacyclic, n even: modulo X^n + 1 a real polynomial is a complex one of half the length modulo X^(n/2) - i, by
+// X^(n/2) = i; X = w Y with w = e^(i pi / n) makes that cyclic. n odd: X = -Y makes it cyclic.
+at::Tensor Convolution::spectrum(const at::Tensor& x) const {
+  const at::Tensor u = resized(wide(x), n_);
+  if (!negacyclic_) return at::fft_rfft(u);
+  if (n_ % 2 != 0) return at::fft_rfft(u * alternating(n_, u));
+  const int64_t half = n_ / 2;
+  return at::fft_fft(at::complex(u.narrow(-1, 0, half), u.narrow(-1, half, half)) * twist(n_, half, u));
+}
+
+at::Tensor Convolution::signal(const at::Tensor& spectrum) const {
+  if (!negacyclic_) return at::fft_irfft(spectrum, n_);  // without n it would return an even number of points
+  if (n_ % 2 != 0) {
+    const at::Tensor u = at::fft_irfft(spectrum, n_);
+    return u * alternating(n_, u);
+  }
+  const at::Tensor z = at::fft_ifft(spectrum);
+  const at::Tensor u = z * twist(n_, n_ / 2, at::real(z)).conj();
+  return at::cat({at::real(u), at::imag(u)}, -1);
+}
+
+at::Tensor Convolution::dense(const at::Tensor& c) const {
+  const at::Tensor i = at::arange(n_, c.options().dtype(at::kLong));
+  const at::Tensor shift = i.unsqueeze(1) - i;  // [u, v] -> u - v
+  const at::Tensor m = c.index_select(-1, shift.remainder(n_).flatten()).unflatten(-1, {n_, n_});
+  return negacyclic_ ? at::where(shift < 0, -m, m) : m;
+}
+
+Toeplitz::Toeplitz(int64_t d_in, int64_t d_out) : d_in_(d_in), d_out_(d_out), length_(fast_length(d_in + d_out - 1)) {}
+
+at::Tensor Toeplitz::dense(const at::Tensor& t) const { return t.unfold(0, d_in_, 1).flip(1); }
+
+at::Tensor Toeplitz::spectrum(const at::Tensor& t) const {
+  // The circulant's first column: the diagonals from the main one down, zeros, and those above it.
+  const at::Tensor down = resized(t.narrow(0, d_in_ - 1, d_out_), length_ - d_in_ + 1);
+  return Convolution(length_).spectrum(at::cat({down, t.narrow(0, 0, d_in_ - 1)}));
+}
+
+at::Tensor Toeplitz::product(const at::Tensor& x, const at::Tensor& spectrum) const {
+  const Convolution cyclic(length_);
+  return as(cyclic.signal(cyclic.spectrum(x) * spectrum).narrow(-1, 0, d_out_), x);
+}
+
+CirculantBlocks::CirculantBlocks(int64_t d_in, int64_t d_out, int64_t g)
+    : d_in_(d_in), d_out_(d_out), m_((d_out + g - 1) / g), q_((d_in + g - 1) / g), g_(g) {}
+
+at::Tensor CirculantBlocks::dense(const at::Tensor& c) const {
+  const at::Tensor blocks = Convolution(g_).dense(c.reshape({m_, q_, g_}));  // [m, q, u, v]
+  return blocks.transpose(1, 2).reshape({m_ * g_, q_ * g_}).narrow(0, 0, d_out_).narrow(1, 0, d_in_);
+}
+
+at::Tensor CirculantBlocks::spectrum(const at::Tensor& c) const {
+  return Convolution(g_).spectrum(c.reshape({m_, q_, g_}));
+}
+
+at::Tensor CirculantBlocks::product(const at::Tensor& x, const at::Tensor& spectrum) const {
+  const Convolution cyclic(g_);
+  const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));  // [N, q, k]
+  const at::Tensor c = spectrum.to(signal.scalar_type());
+  at::Tensor mixed;  // [N, m, k]
+  if (q_ == 1) {
+    mixed = signal * c.squeeze(1);
+  } else if (m_ == 1) {
+    mixed = (signal * c.squeeze(0)).sum(1, /*keepdim=*/true);
+  } else {
+    mixed = at::einsum("nqk,mqk->nmk", {signal, c});
+  }
+  return as(resized(cyclic.signal(mixed).flatten(1, 2), d_out_), x);
+}
+
+}  // namespace veneer

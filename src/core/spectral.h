@@ -1,0 +1,65 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Fast products with matrices that Fourier transforms diagonalise. Signals lie along the last dimension; spectra are
+// complex, in float32 at least; everything is differentiable, and any length works.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+namespace veneer {
+
+// x padded with zeros at the end of its last dimension, or cut there, to n.
+at::Tensor resized(const at::Tensor& x, int64_t n);
+
+// Convolution of signals of length n: cyclic (multiplication modulo X^n - 1, by a circulant matrix Z_1) or negacyclic
+// (modulo X^n + 1, by a skew-circulant matrix Z_-1).
+class Convolution {
+ public:
+  explicit Convolution(int64_t n, bool negacyclic = false) : n_(n), negacyclic_(negacyclic) {}
+
+  // [*, n] -> [*, n/2 + 1], or [*, n/2] for negacyclic signals of even length. Spectra of convolved signals multiply;
+  // with the conjugate of one, signals are correlated (the transposed matrix). Shorter signals are padded with zeros.
+  at::Tensor spectrum(const at::Tensor& x) const;
+  // The signals [*, n] of spectra.
+  at::Tensor signal(const at::Tensor& spectrum) const;
+  // The matrix [*, n, n] that convolves with c [*, n]: its first column is c.
+  at::Tensor dense(const at::Tensor& c) const;
+
+ private:
+  int64_t n_;
+  bool negacyclic_;
+};
+
+// Products with the Toeplitz matrix T[i, j] = t[i - j + d_in - 1] of diagonals t [d_out + d_in - 1].
+class Toeplitz {
+ public:
+  Toeplitz(int64_t d_in, int64_t d_out);
+
+  at::Tensor dense(const at::Tensor& t) const;                                   // [d_out, d_in]
+  at::Tensor spectrum(const at::Tensor& t) const;                                // of t, once
+  at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;     // x [N, d_in] -> x T^T [N, d_out]
+
+ private:
+  int64_t d_in_;
+  int64_t d_out_;
+  int64_t length_;  // of the cyclic convolution T is embedded in
+};
+
+// Block matrices [m * g, q * g] whose g x g blocks are circulant, given by the blocks' first columns c [m, q, g]; cut to
+// d_out x d_in.
+class CirculantBlocks {
+ public:
+  CirculantBlocks(int64_t d_in, int64_t d_out, int64_t g);
+
+  std::vector<int64_t> shape() const { return {m_, q_, g_}; }
+  at::Tensor dense(const at::Tensor& c) const;                                // [d_out, d_in]
+  at::Tensor spectrum(const at::Tensor& c) const;                             // [m, q, g/2 + 1]
+  at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;  // x [N, d_in] -> [N, d_out]
+
+ private:
+  int64_t d_in_, d_out_, m_, q_, g_;
+};
+
+}  // namespace veneer

@@ -1,0 +1,117 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Matrices of low displacement rank, sums of R products of two structured factors given by generators g_k, h_k [n],
+// n = max(d_out, d_in), cut to d_out x d_in:
+//   circulant    Z_1(g) Z_-1(h)                SURM (arXiv 2406.17740)
+//   toeplitz     Z_1(g) Z_-1(h)^T              Sindhwani et al. 2015; arXiv 1810.02309, as the others
+//   hankel       the same with its rows reversed
+//   vandermonde  K(D, g) K(Z_0, h)^T           D diagonal and trained, |d| at most 1
+//   subdiagonal  K(A, g) K(T, h)^T             A and T with trained sub-diagonals
+// Z_1 and Z_-1 are circulant and skew-circulant, K(A, v) = [v, A v, A^2 v, ...].
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/spectral.h"
+#include "veneer/check.h"
+#include "veneer/numeric.h"
+#include "veneer/registry.h"
+
+namespace veneer {
+namespace {
+
+// K(Z_0, v) for v [R, n]: lower triangular Toeplitz, [R, n, n].
+at::Tensor shifts(const at::Tensor& v) {
+  const int64_t n = v.size(-1);
+  return at::constant_pad_nd(v, {n - 1, 0}).unfold(-1, n, 1).flip(-1);
+}
+
+// K(A, v), A with sub-diagonal a [n - 1]: (A^k v)[i] = v[i - k] a[i - 1] ... a[i - k].
+at::Tensor scaled_shifts(const at::Tensor& a, const at::Tensor& v) {
+  const at::Tensor steps = shifts(a), upper = at::ones_like(steps).triu(1);  // steps[i, k] = a[i - k]
+  const at::Tensor products = at::cumprod(steps + upper, -1);  // not one zero above the diagonal: those are costly
+  return shifts(v) * at::constant_pad_nd(products, {1, 0, 1, 0}, 1.0);
+}
+
+class LowDisplacementRank final : public Matrix {
+ public:
+  LowDisplacementRank(const Options& options, const MatrixSite& site)
+      : Matrix(site),
+        operator_(options.text("operator")),
+        rank_(options.integer("rank")),
+        n_(std::max(site.d_in, site.d_out)),
+        cyclic_(n_),
+        negacyclic_(n_, /*negacyclic=*/true) {
+    VENEER_CHECK(operator_ != "subdiagonal" || n_ > 1, "low_displacement_rank",
+                 "a trained sub-diagonal needs a size of at least 2, got 1");
+  }
+
+  ParameterSpecs parameters() const override {
+    const double std = 1.0 / std::sqrt(static_cast<double>(rank_ * n_));
+    const bool surm = operator_ == "circulant" && zero_start();
+    ParameterSpecs specs{
+        {"ldr_g", {rank_, n_}, zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0 / std::sqrt(double(n_))),
+         "ldr_g.{adapter}"},
+        {"ldr_h", {rank_, n_}, Initial::normal(0.0, surm ? 0.02 : std), "ldr_h.{adapter}"}};
+    if (operator_ == "vandermonde") specs.push_back({"ldr_d", {n_}, Initial::uniform(-0.7, 0.7), "ldr_d.{adapter}"});
+    if (operator_ == "subdiagonal") {
+      specs.push_back({"ldr_a", {n_ - 1}, Initial::ones(), "ldr_a.{adapter}"});
+      specs.push_back({"ldr_t", {n_ - 1}, Initial::ones(), "ldr_t.{adapter}"});
+    }
+    return specs;
+  }
+
+  at::Tensor dense(const Params& params) const override {
+    const at::Tensor &g = params["ldr_g"], &h = params["ldr_h"];
+    at::Tensor left, right;  // [R, n, n]
+    if (operator_ == "vandermonde") {
+      const at::Tensor powers = at::arange(n_, g.options());
+      left = g.unsqueeze(-1) * at::pow(params["ldr_d"].clamp(-1.0, 1.0).unsqueeze(-1), powers);
+      right = shifts(h).transpose(-1, -2);
+    } else if (operator_ == "subdiagonal") {
+      left = scaled_shifts(params["ldr_a"], g);
+      right = scaled_shifts(params["ldr_t"], h).transpose(-1, -2);
+    } else {
+      left = cyclic_.dense(g);
+      right = negacyclic_.dense(h);
+      if (operator_ != "circulant") right = right.transpose(-1, -2);
+    }
+    const at::Tensor m = at::matmul(left, right).sum(0);
+    return (operator_ == "hankel" ? m.flip(0) : m).narrow(0, 0, d_out()).narrow(1, 0, d_in());
+  }
+
+  // Trained operators have no short transform: their dense matrix is the fast path.
+  std::vector<at::Tensor> prepare(const Params& params) const override {
+    if (operator_ == "vandermonde" || operator_ == "subdiagonal") return {dense(params)};
+    const at::Tensor h = negacyclic_.spectrum(params["ldr_h"]);
+    return {cyclic_.spectrum(params["ldr_g"]), operator_ == "circulant" ? h : at::conj_physical(h)};
+  }
+
+  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
+    if (prepared.size() == 1) return Matrix::product(x, prepared);
+    const at::Tensor inner = negacyclic_.signal(negacyclic_.spectrum(x).unsqueeze(1) * prepared[1]);  // [N, R, n]
+    const at::Tensor y = cyclic_.signal((cyclic_.spectrum(inner) * prepared[0]).sum(1));
+    return as(resized(operator_ == "hankel" ? y.flip(1) : y, d_out()), x);
+  }
+
+ private:
+  std::string operator_;
+  int64_t rank_;
+  int64_t n_;
+  Convolution cyclic_;
+  Convolution negacyclic_;
+};
+
+const RegisterMatrix registrar{
+    {"low_displacement_rank",
+     "M = sum of R products of structured factors, Z_1(g) Z_-1(h) in SURM",
+     "2 R max(d_out, d_in) (vandermonde: + n; subdiagonal: + 2 (n - 1))",
+     "SURM, arXiv 2406.17740; arXiv 1810.02309",
+     {Option::integer("rank", 1, "R, the number of products", 1),
+      Option::choice("operator", "circulant", "what the factors are made of",
+                     {"circulant", "toeplitz", "hankel", "vandermonde", "subdiagonal"})},
+     make_matrix<LowDisplacementRank>}};
+
+}  // namespace
+}  // namespace veneer

@@ -1,0 +1,79 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Symmetric Toeplitz matrices T(t)[i, j] = t[|i - j|], SURM (arXiv 2406.17740): M = T(b) T(a) as in the paper's update of
+// a weight, T(a * b) as in its adapter layer, or one T(t). Rectangular: of size n = max(d_out, d_in), cut to d_out x d_in.
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <cmath>
+
+#include "core/spectral.h"
+#include "veneer/registry.h"
+
+namespace veneer {
+namespace {
+
+class SymmetricToeplitz final : public Matrix {
+ public:
+  SymmetricToeplitz(const Options& options, const MatrixSite& site)
+      : Matrix(site), form_(options.text("form")), n_(std::max(site.d_in, site.d_out)), toeplitz_(n_, n_) {}
+
+  ParameterSpecs parameters() const override {
+    const double std = 1.0 / std::sqrt(static_cast<double>(n_));
+    if (form_ == "single") {
+      return {{"symmetric_toeplitz_t", {n_}, zero_start() ? Initial::zeros() : Initial::normal(0.0, std),
+               "symmetric_toeplitz_t.{adapter}"}};
+    }
+    const auto b = form_ == "product" ? Initial::normal(0.0, std) : Initial::ones();
+    return {{"symmetric_toeplitz_a", {n_}, Initial::normal(0.0, zero_start() ? 0.02 : std),
+             "symmetric_toeplitz_a.{adapter}"},
+            {"symmetric_toeplitz_b", {n_}, zero_start() ? Initial::zeros() : b, "symmetric_toeplitz_b.{adapter}"}};
+  }
+
+  at::Tensor dense(const Params& params) const override {
+    at::Tensor m;
+    for (const at::Tensor& t : factors(params)) {
+      const at::Tensor factor = toeplitz_.dense(diagonals(t));
+      m = m.defined() ? at::matmul(factor, m) : factor;
+    }
+    return m.narrow(0, 0, d_out()).narrow(1, 0, d_in());
+  }
+
+  std::vector<at::Tensor> prepare(const Params& params) const override {
+    std::vector<at::Tensor> spectra;
+    for (const at::Tensor& t : factors(params)) spectra.push_back(toeplitz_.spectrum(diagonals(t)));
+    return spectra;
+  }
+
+  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
+    at::Tensor y = resized(x, n_);
+    for (const at::Tensor& spectrum : prepared) y = toeplitz_.product(y, spectrum);
+    return resized(y, d_out());
+  }
+
+ private:
+  // In the order they are applied.
+  std::vector<at::Tensor> factors(const Params& params) const {
+    if (form_ == "single") return {params["symmetric_toeplitz_t"]};
+    const at::Tensor &a = params["symmetric_toeplitz_a"], &b = params["symmetric_toeplitz_b"];
+    return form_ == "product" ? std::vector<at::Tensor>{a, b} : std::vector<at::Tensor>{a * b};
+  }
+
+  // t[|k - n + 1|] for k < 2 n - 1.
+  at::Tensor diagonals(const at::Tensor& t) const { return at::cat({t.narrow(0, 1, n_ - 1).flip(0), t}); }
+
+  std::string form_;
+  int64_t n_;
+  Toeplitz toeplitz_;
+};
+
+const RegisterMatrix registrar{
+    {"symmetric_toeplitz",
+     "M = T(b) T(a), T(t)[i, j] = t[|i - j|]",
+     "2 * max(d_out, d_in) (single form: half)",
+     "SURM, arXiv 2406.17740",
+     {Option::choice("form", "product", "T(b) T(a), T(a * b), or one T(t)", {"product", "elementwise", "single"})},
+     make_matrix<SymmetricToeplitz>}};
+
+}  // namespace
+}  // namespace veneer

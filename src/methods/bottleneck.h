@@ -1,0 +1,27 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Configurations that are the method `bottleneck` with some matrices.
+#pragma once
+
+#include <string>
+#include <vector>
+
+#include "veneer/config.h"
+
+namespace veneer {
+
+// Their fields beside the matrices': bottleneck_size, reduction_factor, placement, non_linearity, scaling, dropout,
+// use_bias and hidden_size, with these defaults (a size of 0: d / reduction_factor).
+OptionTable bottleneck_fields(const std::string& placement, const std::string& non_linearity, int64_t bottleneck_size,
+                              double reduction_factor);
+// The method with these fields. `start`: "zero_up" or "bert".
+MethodCall bottleneck_call(const nlohmann::json& down, const nlohmann::json& up, const Options& fields,
+                           const std::string& start = "zero_up");
+
+// Where adapter layers can go in known architectures.
+const std::vector<std::string>& placements();
+// For configurations that are layers or not: checks the field `placement`, and sets it to `fallback` for a layer that
+// names none.
+void default_placement(const std::string& owner, nlohmann::json& fields, bool layer, const std::string& fallback);
+
+}  // namespace veneer

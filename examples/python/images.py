@@ -245,7 +245,7 @@ def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace, famili
     base = describe_base(folder, arguments.data)
     if results["base"] and results["base"]["sha256"] != base["sha256"]:
         raise StudyError(f"[--out] the runs in {path} are of another base than {folder}. Choose another --out")
-    results |= {"protocol": now, "base": base}
+    results |= {"protocol": now, "base": base, "width": WIDTH}
     results["counts"] |= counted(load_base(folder), entries(families))
     results["where"] = {
         "date": date.today().isoformat(),

@@ -24,6 +24,12 @@
 
 namespace veneer {
 
+// nlohmann::json, without its header.
+template <class Json>
+concept JsonObject = requires(const Json& value) {
+  { value.dump() } -> std::convertible_to<std::string>;
+};
+
 struct LoraOptions {
   using Ranks = std::map<std::string, int64_t>;  // pattern of a module path to its rank
   using Alphas = std::map<std::string, double>;
@@ -45,9 +51,10 @@ struct LoraOptions {
 struct SurmOptions {
   SurmOptions(std::string structure = "circulant") : structure_(std::move(structure)) {}  // NOLINT
   operator AdapterConfig() const;                                                         // NOLINT
-  TORCH_ARG(std::string, structure);
-  TORCH_ARG(std::string, form) = "product";  // c = a * b, or "single"
-  TORCH_ARG(int64_t, block_size) = 0;        // 0: gcd(d_in, d_out)
+  TORCH_ARG(std::string, structure);   // "symmetric_toeplitz", "toeplitz", "kronecker", "ldr"
+  TORCH_ARG(std::string, form) = "";   // "product", "single", "elementwise"; empty: the paper's
+  TORCH_ARG(int64_t, rank) = 0;        // of kronecker and ldr; 0: a default that fits any layer
+  TORCH_ARG(int64_t, block_size) = 0;  // of circulant; 0: gcd(d_in, d_out)
   TORCH_ARG(bool, padding) = false;
   TORCH_ARG(double, scaling) = 1;
   TORCH_ARG(double, dropout) = 0;
@@ -112,14 +119,24 @@ struct AdditiveOptions {
 struct MethodOptions {
   explicit MethodOptions(std::string method, std::string options = "{}")
       : method_(std::move(method)), options_(std::move(options)) {}
-  template <class Json>
-  requires requires(const Json& value) {
-    { value.dump() } -> std::convertible_to<std::string>;
-  }
+  template <JsonObject Json>
   MethodOptions(std::string method, const Json& options) : MethodOptions(std::move(method), options.dump()) {}
   operator AdapterConfig() const;  // NOLINT
   TORCH_ARG(std::string, method);
   TORCH_ARG(std::string, options);
+  VENEER_COMMON_ARGS
+};
+
+// Any configuration of docs/methods.md by its peft_type, such as "C3A"; its fields as JSON text or as a nlohmann::json
+// object.
+struct ConfigOptions {
+  explicit ConfigOptions(std::string peft_type, std::string fields = "{}")
+      : peft_type_(std::move(peft_type)), fields_(std::move(fields)) {}
+  template <JsonObject Json>
+  ConfigOptions(std::string peft_type, const Json& fields) : ConfigOptions(std::move(peft_type), fields.dump()) {}
+  operator AdapterConfig() const;  // NOLINT
+  TORCH_ARG(std::string, peft_type);
+  TORCH_ARG(std::string, fields);
   VENEER_COMMON_ARGS
 };
 

@@ -47,22 +47,22 @@ def write_whole(files: Mapping[Path, bytes]) -> None: ...
 
 class AdditiveConfig(PeftConfig):
     matrix: str | dict[str, Any]
+    start: str
     scaling: float
     dropout: float
+    bias: str
     use_dora: bool
     dora_dropout: str
-    start: str
-    bias: str
     def __init__(
         self,
         *,
         matrix: str | dict[str, Any] = ...,
+        start: str = ...,
         scaling: float = ...,
         dropout: float = ...,
+        bias: str = ...,
         use_dora: bool = ...,
         dora_dropout: str = ...,
-        start: str = ...,
-        bias: str = ...,
         target_modules: list[str] | str | dict[str, list[str]] | None = ...,
         exclude_modules: list[str] | str | None = ...,
         modules_to_save: list[str] | None = ...,
@@ -78,32 +78,102 @@ class AdditiveConfig(PeftConfig):
     ) -> None: ...
 
 class BottleneckConfig(PeftConfig):
-    reduction_factor: float
-    bottleneck_size: int
-    placement: str
-    non_linearity: str
     matrix: str | dict[str, Any]
     down_matrix: str | dict[str, Any] | None
     up_matrix: str | dict[str, Any] | None
+    init_weights: str
+    bottleneck_size: int
+    reduction_factor: float
+    placement: str
+    non_linearity: str
     scaling: float
     dropout: float
     use_bias: bool
-    init_weights: str
     hidden_size: int
     def __init__(
         self,
         *,
-        reduction_factor: float = ...,
-        bottleneck_size: int = ...,
-        placement: str = ...,
-        non_linearity: str = ...,
         matrix: str | dict[str, Any] = ...,
         down_matrix: str | dict[str, Any] | None = ...,
         up_matrix: str | dict[str, Any] | None = ...,
+        init_weights: str = ...,
+        bottleneck_size: int = ...,
+        reduction_factor: float = ...,
+        placement: str = ...,
+        non_linearity: str = ...,
         scaling: float = ...,
         dropout: float = ...,
         use_bias: bool = ...,
+        hidden_size: int = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
+class C3AConfig(PeftConfig):
+    block_size: int
+    block_size_pattern: dict[str, int]
+    init_weights: bool | str
+    bias: str
+    def __init__(
+        self,
+        *,
+        block_size: int = ...,
+        block_size_pattern: dict[str, int] = ...,
+        init_weights: bool | str = ...,
+        bias: str = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
+class CompacterConfig(PeftConfig):
+    phm_dim: int
+    phm_rank: int
+    shared_phm_rule: bool
+    phm_init_std: float
+    init_weights: str
+    bottleneck_size: int
+    reduction_factor: float
+    placement: str
+    non_linearity: str
+    scaling: float
+    dropout: float
+    use_bias: bool
+    hidden_size: int
+    def __init__(
+        self,
+        *,
+        phm_dim: int = ...,
+        phm_rank: int = ...,
+        shared_phm_rule: bool = ...,
+        phm_init_std: float = ...,
         init_weights: str = ...,
+        bottleneck_size: int = ...,
+        reduction_factor: float = ...,
+        placement: str = ...,
+        non_linearity: str = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        use_bias: bool = ...,
         hidden_size: int = ...,
         target_modules: list[str] | str | dict[str, list[str]] | None = ...,
         exclude_modules: list[str] | str | None = ...,
@@ -127,6 +197,74 @@ class IA3Config(PeftConfig):
         *,
         feedforward_modules: list[str] | str | None = ...,
         init_ia3_weights: bool = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
+class KronAConfig(PeftConfig):
+    variant: str
+    factors: list[list[int]]
+    placement: str | None
+    hidden_size: int
+    scaling: float
+    dropout: float
+    bias: str
+    use_dora: bool
+    dora_dropout: str
+    def __init__(
+        self,
+        *,
+        variant: str = ...,
+        factors: list[list[int]] = ...,
+        placement: str | None = ...,
+        hidden_size: int = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        bias: str = ...,
+        use_dora: bool = ...,
+        dora_dropout: str = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
+class LoKrConfig(PeftConfig):
+    r: int
+    alpha: float
+    decompose_both: bool
+    decompose_factor: int
+    init_weights: bool | str
+    rank_pattern: dict[str, int]
+    alpha_pattern: dict[str, float]
+    def __init__(
+        self,
+        *,
+        r: int = ...,
+        alpha: float = ...,
+        decompose_both: bool = ...,
+        decompose_factor: int = ...,
+        init_weights: bool | str = ...,
+        rank_pattern: dict[str, int] = ...,
+        alpha_pattern: dict[str, float] = ...,
         target_modules: list[str] | str | dict[str, list[str]] | None = ...,
         exclude_modules: list[str] | str | None = ...,
         modules_to_save: list[str] | None = ...,
@@ -179,6 +317,84 @@ class LoraConfig(PeftConfig):
         peft_version: str | None = ...,
     ) -> None: ...
 
+class LorettaConfig(PeftConfig):
+    mode: str
+    tensor_rank: int
+    r: int
+    lora_alpha: float
+    bottleneck_size: int
+    placement: str | None
+    non_linearity: str
+    scaling: float
+    dropout: float
+    down_shape: list[int]
+    up_shape: list[int]
+    hidden_size: int
+    def __init__(
+        self,
+        *,
+        mode: str = ...,
+        tensor_rank: int = ...,
+        r: int = ...,
+        lora_alpha: float = ...,
+        bottleneck_size: int = ...,
+        placement: str | None = ...,
+        non_linearity: str = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        down_shape: list[int] = ...,
+        up_shape: list[int] = ...,
+        hidden_size: int = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
+class LortaConfig(PeftConfig):
+    r: int
+    lora_alpha: float
+    num_attention_heads: int
+    orientation: str
+    scaling: float
+    dropout: float
+    bias: str
+    use_dora: bool
+    dora_dropout: str
+    def __init__(
+        self,
+        *,
+        r: int = ...,
+        lora_alpha: float = ...,
+        num_attention_heads: int = ...,
+        orientation: str = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        bias: str = ...,
+        use_dora: bool = ...,
+        dora_dropout: str = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
 class MethodConfig(PeftConfig):
     method: str
     options: dict[str, Any]
@@ -201,9 +417,42 @@ class MethodConfig(PeftConfig):
         peft_version: str | None = ...,
     ) -> None: ...
 
+class MoreConfig(PeftConfig):
+    nblocks: int
+    blk_r: int
+    scaling: float
+    dropout: float
+    bias: str
+    use_dora: bool
+    dora_dropout: str
+    def __init__(
+        self,
+        *,
+        nblocks: int = ...,
+        blk_r: int = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        bias: str = ...,
+        use_dora: bool = ...,
+        dora_dropout: str = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
 class SurmConfig(PeftConfig):
     structure: str
-    form: str
+    form: str | None
+    rank: int
     block_size: int
     padding: bool
     scaling: float
@@ -215,7 +464,8 @@ class SurmConfig(PeftConfig):
         self,
         *,
         structure: str = ...,
-        form: str = ...,
+        form: str | None = ...,
+        rank: int = ...,
         block_size: int = ...,
         padding: bool = ...,
         scaling: float = ...,
@@ -223,6 +473,46 @@ class SurmConfig(PeftConfig):
         bias: str = ...,
         use_dora: bool = ...,
         dora_dropout: str = ...,
+        target_modules: list[str] | str | dict[str, list[str]] | None = ...,
+        exclude_modules: list[str] | str | None = ...,
+        modules_to_save: list[str] | None = ...,
+        layers_to_transform: list[int] | int | None = ...,
+        layers_pattern: list[str] | str | None = ...,
+        task_type: TaskType | str | None = ...,
+        inference_mode: bool = ...,
+        fan_in_fan_out: bool = ...,
+        base_model_name_or_path: str | None = ...,
+        revision: str | None = ...,
+        auto_mapping: dict[str, Any] | None = ...,
+        peft_version: str | None = ...,
+    ) -> None: ...
+
+class SurmAdapterConfig(PeftConfig):
+    structure: str
+    form: str | None
+    rank: int
+    block_size: int
+    padding: bool
+    placement: str
+    non_linearity: str
+    scaling: float
+    dropout: float
+    use_bias: bool
+    hidden_size: int
+    def __init__(
+        self,
+        *,
+        structure: str = ...,
+        form: str | None = ...,
+        rank: int = ...,
+        block_size: int = ...,
+        padding: bool = ...,
+        placement: str = ...,
+        non_linearity: str = ...,
+        scaling: float = ...,
+        dropout: float = ...,
+        use_bias: bool = ...,
+        hidden_size: int = ...,
         target_modules: list[str] | str | dict[str, list[str]] | None = ...,
         exclude_modules: list[str] | str | None = ...,
         modules_to_save: list[str] | None = ...,

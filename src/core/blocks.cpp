@@ -36,18 +36,19 @@ at::Tensor kronecker_product(const at::Tensor& x, at::TensorList factors) {
       size = size / static_cast<double>(factor.size(1)) * static_cast<double>(factor.size(0));
     }
   }
-  at::Tensor y = x;
+  // In float32 at least: between the factors is no place to round, and the products are small.
+  at::Tensor y = wide(x);
   for (size_t i = 0; i < factors.size(); ++i) {
     // The index that is contracted moves from one end, and its result joins at the other: in the end all are in order.
     if (front < back) {
-      const at::Tensor factor = as(factors[i], x);
+      const at::Tensor factor = as(factors[i], y);
       y = at::matmul(y.unflatten(1, {factor.size(1), -1}).transpose(1, 2), factor.t()).flatten(1, 2);
     } else {
-      const at::Tensor factor = as(factors[factors.size() - 1 - i], x);
+      const at::Tensor factor = as(factors[factors.size() - 1 - i], y);
       y = at::matmul(y.unflatten(1, {-1, factor.size(1)}), factor.t()).transpose(1, 2).flatten(1, 2);
     }
   }
-  return y;
+  return as(y, x);
 }
 
 at::Tensor low_rank_product(const at::Tensor& x, const at::Tensor& a, const at::Tensor& b) {

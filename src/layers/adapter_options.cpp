@@ -56,7 +56,8 @@ LoraOptions::operator AdapterConfig() const {
 SurmOptions::operator AdapterConfig() const {
   return config("SURM", *this,
                 {{"structure", structure_},
-                 {"form", form_},
+                 {"form", form_.empty() ? json(nullptr) : json(form_)},
+                 {"rank", rank_},
                  {"block_size", block_size_},
                  {"padding", padding_},
                  {"scaling", scaling_},
@@ -109,6 +110,10 @@ AdditiveOptions::operator AdapterConfig() const {
 
 MethodOptions::operator AdapterConfig() const {
   return config("METHOD", *this, {{"method", method_}, {"options", parsed("MethodOptions", options_)}});
+}
+
+ConfigOptions::operator AdapterConfig() const {
+  return config(peft_type_.c_str(), *this, parsed("ConfigOptions", fields_));
 }
 
 }  // namespace veneer

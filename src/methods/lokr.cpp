@@ -22,7 +22,8 @@ const RegisterConfig config{
       Option::any("rank_pattern", "{}", "ranks by module: {regular expression of the path or its end: r}",
                   "dict[str, int]"),
       Option::any("alpha_pattern", "{}", "alpha by module, as rank_pattern", "dict[str, float]")},
-     "{}",
+     // Values at which HF PEFT's other fields change nothing.
+     R"({"rank_dropout": 0.0, "module_dropout": 0.0})",
      [](const Options& fields, const Site& site) {
        const nlohmann::json& start = fields.value("init_weights");
        VENEER_CHECK(start.is_boolean() || start == "lycoris", "LoKrConfig",

@@ -81,9 +81,7 @@ TEST_P(Methods, GradientsEqualDifferences) {
 }
 
 TEST_P(Methods, StartIsTheBaseBitForBit) {
-  if (row.options.value("init", "") == "bert" || row.options.value("start", "") == "random") {
-    GTEST_SKIP() << "starts at random by definition";
-  }
+  if (!starts_at_base("methods", row)) GTEST_SKIP() << "by definition";
   One net = make(/*random=*/false);
   const torch::Tensor x = noise({5, 12});
   EXPECT_TRUE(same(net(x), base(net, x)));

@@ -6,6 +6,7 @@
 #include <sys/stat.h>
 #include <unistd.h>
 
+#include <algorithm>
 #include <cmath>
 #include <cstdlib>
 #include <fstream>
@@ -59,7 +60,7 @@ void OneImpl::reset() {
 std::vector<torch::Tensor> own_tensors(const AdaptedLayer& layer, const std::string& adapter) {
   const LayerAdapter* part = layer.adapter(adapter);
   std::vector<torch::Tensor> tensors;
-  for (size_t i = 0; i < part->bound->own; ++i) {
+  for (size_t i = 0; i < part->tensors.size(); ++i) {
     if (part->bound->specs[i].trainable) tensors.push_back(part->tensors[i]);
   }
   return tensors;
@@ -73,6 +74,13 @@ void randomize(torch::nn::Module& module, const std::string& adapter) {
     const double scale = 1.0 / std::sqrt(static_cast<double>(layer->site().d_in));
     for (const auto& tensor : own_tensors(*layer, adapter)) tensor.copy_(torch::randn_like(tensor) * scale);
   }
+}
+
+bool starts_at_base(const std::string& table, const Row& row) {
+  const nlohmann::json given = cases().at(table).at(row.name).value("start", nlohmann::json::object());
+  return given.empty() || std::any_of(given.items().begin(), given.items().end(), [&](const auto& item) {
+           return row.options.value(item.key(), nlohmann::json()) != item.value();
+         });
 }
 
 torch::Tensor noise(at::IntArrayRef sizes, at::ScalarType type) { return torch::randn(sizes, torch::dtype(type)); }

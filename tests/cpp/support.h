@@ -112,6 +112,8 @@ struct Row {
   std::string label;  // "circulant_1"
 };
 std::vector<Row> rows(const std::string& table);  // "matrices" or "methods"
+// Whether a case starts at the base model; a row says with which options it does not.
+bool starts_at_base(const std::string& table, const Row& row);
 inline std::string label_of(const testing::TestParamInfo<Row>& info) { return info.param.label; }
 inline void PrintTo(const Row& row, std::ostream* stream) { *stream << row.name << row.options.dump(); }
 

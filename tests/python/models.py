@@ -356,6 +356,29 @@ def bottleneck_count(placement, inner):
     return count
 
 
+def lokr_count(d_in, d_out, r=2):
+    """LoKr's: the sizes' most square factors, and rank r where that is less than half of the larger ones."""
+
+    def factors(n):
+        small = next(k for k in range(int(n**0.5), 0, -1) if n % k == 0)
+        return small, n // small
+
+    (i1, i2), (o1, o2) = factors(d_in), factors(d_out)
+    return i1 * o1 + (r * (i2 + o2) if r < max(i2, o2) / 2 else i2 * o2)
+
+
+def train_count(d_in, d_out):
+    """Of two trains of rank 2, [d_in, 4] and [4, d_out], with the modes that the sizes of our models have."""
+    modes = {4: [4], 7: [7], 8: [8], 9: [9], 15: [15], 21: [21], 24: [4, 6], 72: [6, 12]}
+
+    def train(n, first):
+        inner = [*modes[n], 4] if first else [4, *modes[n]]
+        ranks = [1, *[2] * (len(inner) - 1), 1]
+        return sum(k * left * right for k, left, right in zip(inner, ranks, ranks[1:], strict=False))
+
+    return train(d_in, True) + train(d_out, False)
+
+
 RANK = 3
 ROWS = {
     row.name: row
@@ -399,6 +422,36 @@ ROWS = {
         Row("vera", veneer.VeraConfig, "additive", {"r": 5}, "vera_dropout", linear_count(lambda i, o: o + 5)),
         Row(
             "dense", veneer.AdditiveConfig, "additive", {"matrix": "dense"}, "dropout", linear_count(lambda i, o: i * o)
+        ),
+        Row("lokr", veneer.LoKrConfig, "additive", {"r": 2, "alpha": 3}, None, linear_count(lokr_count)),
+        Row(
+            "more",
+            veneer.MoreConfig,
+            "additive",
+            {"nblocks": 2, "blk_r": 3},
+            "dropout",
+            linear_count(lambda i, o: 6 * (-(-i // 2) - (-o // 2))),
+        ),
+        Row(
+            "loretta", veneer.LorettaConfig, "additive", {"r": 4, "tensor_rank": 2}, "dropout", linear_count(train_count)
+        ),
+        Row(
+            "compacter",
+            veneer.CompacterConfig,
+            "hidden",
+            {"bottleneck_size": 2, "phm_dim": 1},
+            "dropout",
+            lambda model: model.hidden_sites["houlsby"] * (2 * (model.hidden + 2) + model.hidden + 2) + 1,
+            "houlsby",
+        ),
+        Row(
+            "surm_adapter",
+            veneer.SurmAdapterConfig,
+            "hidden",
+            {"structure": "symmetric_toeplitz"},
+            "dropout",
+            lambda model: model.hidden_sites["houlsby"] * 3 * model.hidden,
+            "houlsby",
         ),
         *(
             Row(

@@ -181,13 +181,3 @@ def test_refusals(name):
     for options, d_in, d_out, message in MATRICES[name]["refused"]:
         with pytest.raises(ValueError, match=message):
             make(name, options, d_in, d_out)
-
-
-def test_circulant_rows_shift_and_paths_name_the_layer():
-    bound = make("circulant", {}, 7, 7)
-    m = dense(bound, 7, 7)
-    for i in range(6):
-        torch.testing.assert_close(m[i + 1], m[i].roll(1))
-    site = json.dumps({"d_in": 5, "d_out": 8, "path": "encoder.0.query"})
-    with pytest.raises(ValueError, match=r"at encoder\.0\.query"):
-        _core.bind("additive", ['{"matrix": "circulant"}'], [site])

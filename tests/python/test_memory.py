@@ -67,8 +67,8 @@ CASES = {
         lambda g: False,
         lambda g: BYTES * (N * (D + R + O) + 2 * O) + SEED * g,
     ),
-    # x A^T, for the gradient of d, and B d A x, for that of b (which can be formed again from the former).
-    "vera": (VeraConfig(r=R), lambda g: False, lambda g: BYTES * N * (R + O)),
+    # Both products are computed again.
+    "vera": (VeraConfig(r=R), lambda g: True, lambda g: 0),
     "dense": (AdditiveConfig(matrix="dense"), lambda g: True, lambda g: 0),
     "ia3": (IA3Config(feedforward_modules=[]), lambda g: False, lambda g: BYTES * N * O),  # y, for the gradient of l
     "ia3 input": (IA3Config(feedforward_modules=["fc"]), lambda g: True, lambda g: 0),

@@ -20,8 +20,8 @@ class At:
 
 @dataclass(frozen=True)
 class Architecture:
-    """Defaults of one model family. `houlsby`: after both sub-layers; `houlsby_feedforward`: after the second; `pfeiffer`: around the second LayerNorm, or at the
-    end of a pre-LN block; `parallel`: beside the feed-forward."""
+    """Defaults of one model family. `houlsby`: after both sub-layers; `houlsby_feedforward`: after the second alone;
+    `pfeiffer`: around the second LayerNorm, or at the end of a pre-LN block; `parallel`: beside the feed-forward."""
 
     query_value: tuple[str, ...]  # LoRA's, VeRA's and SURM's default targets
     key_value: tuple[str, ...]  # (IA)3's scaled outputs

@@ -155,7 +155,14 @@ def python_type(option: dict[str, Any]) -> str:
     return option.get("annotation") or _PYTHON_TYPES.get(option["type"], "Any")
 
 
-_PYTHON_TYPES = {"integer": "int", "number": "float", "flag": "bool", "text": "str", "matrix": "str | dict[str, Any]", "matrices": "list[str | dict[str, Any]]"}
+_PYTHON_TYPES = {
+    "integer": "int",
+    "number": "float",
+    "flag": "bool",
+    "text": "str",
+    "matrix": "str | dict[str, Any]",
+    "matrices": "list[str | dict[str, Any]]",
+}
 
 
 def _init(self, **values: Any) -> None:

@@ -36,7 +36,7 @@ at::Tensor alternating(int64_t n, const at::Tensor& like) {
 }  // namespace
 
 at::Tensor resized(const at::Tensor& x, int64_t n) {
-  const int64_t size = x.size(-1);
+  const int64_t size = x.sym_size(-1).guard_int(__FILE__, __LINE__);  // of features: size() would fix the rows' too
   if (size == n) return x;
   return size < n ? at::constant_pad_nd(x, {0, n - size}) : x.narrow(-1, 0, n);
 }

@@ -372,7 +372,7 @@ def train_count(d_in, d_out):
     modes = {4: [4], 7: [7], 8: [8], 9: [9], 15: [15], 21: [21], 24: [4, 6], 72: [6, 12]}
 
     def train(n, first):
-        inner = [*modes[n], 4] if first else [4, *modes[n]]
+        inner = [*modes[n], 4] if first else [4, *reversed(modes[n])]
         ranks = [1, *[2] * (len(inner) - 1), 1]
         return sum(k * left * right for k, left, right in zip(inner, ranks, ranks[1:], strict=False))
 
@@ -433,7 +433,12 @@ ROWS = {
             linear_count(lambda i, o: 6 * (-(-i // 2) - (-o // 2))),
         ),
         Row(
-            "loretta", veneer.LorettaConfig, "additive", {"r": 4, "tensor_rank": 2}, "dropout", linear_count(train_count)
+            "loretta",
+            veneer.LorettaConfig,
+            "additive",
+            {"r": 4, "tensor_rank": 2},
+            "dropout",
+            linear_count(train_count),
         ),
         Row(
             "compacter",

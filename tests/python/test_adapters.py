@@ -651,13 +651,13 @@ def test_modes_of_modules_are_left_alone():
             SurmConfig,
             {"structure": "circulent"},
             ValueError,
-            "structure must be one of: circulant; got circulent; did you mean `circulant`",
+            "structure must be one of: circulant, symmetric_toeplitz, toeplitz, kronecker, ldr; got circulent; did you mean `circulant`",
         ),
         (
             BottleneckConfig,
             {"placement": "houslby"},
             ValueError,
-            "one of: houlsby, pfeiffer, parallel; got houslby; did you mean `houlsby`",
+            "one of: houlsby, houlsby_feedforward, pfeiffer, parallel; got houslby; did you mean `houlsby`",
         ),
         (
             BottleneckConfig,

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import veneer
-from veneer import LoraConfig, SurmConfig
+from veneer import AdditiveConfig, LoraConfig, SurmConfig, VeraConfig
 
 CASES = {
     "lora": (LoraConfig(target_modules=["0"], r=3), 12, 8),
@@ -21,6 +21,23 @@ CASES = {
     "circulant wide": (SurmConfig(target_modules=["0"], dropout=0.25), 7, 21),
     "circulant narrow": (SurmConfig(target_modules=["0"], dropout=0.25), 21, 7),
     "circulant blocks": (SurmConfig(target_modules=["0"], form="single"), 12, 8),
+    "symmetric toeplitz": (SurmConfig(target_modules=["0"], structure="symmetric_toeplitz", dropout=0.25), 12, 7),
+    "ldr": (SurmConfig(target_modules=["0"], structure="ldr", rank=2), 12, 12),
+    "kronecker": (SurmConfig(target_modules=["0"], structure="kronecker", dropout=0.25), 12, 8),
+    "dense": (AdditiveConfig(target_modules=["0"], matrix="dense", dropout=0.25), 12, 8),
+    "vera": (VeraConfig(target_modules=["0"], r=5), 12, 8),
+    "lorta": (
+        AdditiveConfig(
+            target_modules=["0"], matrix={"name": "cp", "rank": 3, "heads": 2, "role": "q", "layer": 0}, dropout=0.25
+        ),
+        12,
+        8,
+    ),
+    "sum": (
+        AdditiveConfig(target_modules=["0"], matrix={"name": "sum", "terms": ["monarch", "diagonal"]}, dropout=0.25),
+        12,
+        8,
+    ),
     "circulant padded": (SurmConfig(target_modules=["0"], block_size=4, padding=True, dropout=0.25), 5, 7),
 }
 

@@ -131,9 +131,10 @@ def test_random_start_is_not_zero(name, options, d_in, d_out):
 def test_row_norms_under_dora(name, options, d_in, d_out):
     weight = torch.randn(d_out, d_in, dtype=torch.float64)
     bound = Bound.make("additive", {"matrix": {"name": name, **options}, "decompose": True}, d_in, d_out)
-    total = weight + dense(make(name, options, d_in, d_out).with_params([p for p, n in zip(bound.params, bound.names, strict=True) if p.requires_grad and n != "magnitude"]), d_in, d_out)
-    magnitude = bound.params[bound.names.index("magnitude")]
-    expected = magnitude[:, None] * total / total.norm(dim=1, keepdim=True)
+    named = dict(zip(bound.names, bound.params, strict=True))
+    own = [p for n, p in named.items() if p.requires_grad and n != "magnitude"]
+    total = weight + dense(make(name, options, d_in, d_out).with_params(own), d_in, d_out)
+    expected = named["magnitude"][:, None] * total / total.norm(dim=1, keepdim=True)
     torch.testing.assert_close(bound.weight(weight), expected, rtol=1e-9, atol=1e-10)
 
 

@@ -340,7 +340,9 @@ def test_real_configurations_load_or_are_refused_with_the_reason(shared_data):
             continue
         config = veneer.PeftConfig.from_pretrained(file)
         if kind == "C3A":  # for wider layers than these
-            with pytest.raises(ValueError, match="block_size must divide 24 and 24, got 64; the nearest that does is 24"):
+            with pytest.raises(
+                ValueError, match="block_size must divide 24 and 24, got 64; the nearest that does is 24"
+            ):
                 veneer.get_peft_model(MODELS["llama"].build(), config)
             continue
         adapted = veneer.get_peft_model(MODELS["llama"].build(), config)

@@ -42,7 +42,10 @@ CASES = {
     ),
     "phm adapters": (CompacterConfig(phm_dim=2, reduction_factor=4, shared_phm_rule=False), 4 * (2 * 30 + 30 + 16)),
     "loretta adp": (LorettaConfig(mode="adp", bottleneck_size=6, tensor_rank=2), 4 * (2 * (8 + 24 + 12) + 30)),
-    "lorta": (LortaConfig(target_modules=["query", "key", "value", "attention.output.dense"]), 4 * (24 + 8 + 3 + 4 + 2)),
+    "lorta": (
+        LortaConfig(target_modules=["query", "key", "value", "attention.output.dense"]),
+        4 * (24 + 8 + 3 + 4 + 2),
+    ),
     "more": (MoreConfig(), 4 * 4 * 48),
     "sum": (AdditiveConfig(matrix={"name": "sum", "terms": ["low_rank", "diagonal"]}), 4 * (8 * 48 + 24)),
 }
@@ -97,7 +100,9 @@ def test_counts_of_the_papers():
 
 def test_lorta_shares_one_tensor_over_a_model():
     """r (d + d_h + H + 4 + L) = 860 r at BERT-base's sizes, and gradients of all layers meet in it."""
-    blocks = nn.ModuleList(nn.ModuleDict({role: nn.Linear(48, 48) for role in ("query", "key", "value")}) for _ in range(3))
+    blocks = nn.ModuleList(
+        nn.ModuleDict({role: nn.Linear(48, 48) for role in ("query", "key", "value")}) for _ in range(3)
+    )
     model = veneer.get_peft_model(
         nn.ModuleDict({"layer": blocks}),
         LortaConfig(target_modules=["query", "key", "value"], num_attention_heads=4, r=5),
@@ -122,7 +127,10 @@ def test_lorta_shares_one_tensor_over_a_model():
         (lambda: SurmConfig(structure="toeplits"), "did you mean `toeplitz`"),
         (lambda: KronAConfig(placement="parallel"), "placement is of adapter layers"),
         (lambda: LorettaConfig(mode="adp", placement="beside"), "placement must be one of: houlsby"),
-        (lambda: AdditiveConfig(matrix={"name": "sum", "terms": "diagonal"}), "a list of at least one structured matrix"),
+        (
+            lambda: AdditiveConfig(matrix={"name": "sum", "terms": "diagonal"}),
+            "a list of at least one structured matrix",
+        ),
         (lambda: AdditiveConfig(matrix={"name": "sum", "terms": ["digonal"]}), "did you mean `diagonal`"),
         (lambda: AdditiveConfig(matrix={"name": "sum", "terms": [{"name": "low_rank", "r": 3}]}), "unknown option `r`"),
     ],

@@ -24,8 +24,16 @@ CONFIG_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("lora-r64", {"r": 64, "lora_alpha": 128}),
         ("dora-r8", {"r": 8, "lora_alpha": 16, "use_dora": True}),
     ],
-    "SURM": [("circulant-single", {"form": "single"}), ("circulant-product", {"form": "product"})],
+    "SURM": [
+        ("circulant-single", {"form": "single"}),
+        ("circulant-product", {"form": "product"}),
+        *((f"surm-{name}", {"structure": name}) for name in ("symmetric_toeplitz", "toeplitz", "kronecker", "ldr")),
+    ],
     "VERA": [("vera-r256", {"r": 256})],
+    "LOKR": [("lokr-r8", {"r": 8, "alpha": 16})],
+    "C3A": [("c3a-b64", {"block_size": 64})],
+    "LORETTA": [("loretta-rep", {}), ("loretta-adp", {"mode": "adp", "placement": "houlsby"})],
+    "LORTA": [],  # its layers have to be attention projections: the matrix row says which
     "ADDITIVE": [],  # its cells are the matrix rows below
     "METHOD": [],
 }
@@ -35,6 +43,9 @@ MATRIX_ROWS: dict[str, dict[str, Any]] = {
     "low_rank": {"rank": 8, "alpha": 16},
     "circulant": {"form": "single"},
     "vera": {"rank": 64},
+    "cp": {"rank": 4, "heads": 12, "role": "q", "layer": 0},
+    "tensor_train": {"rank": 5, "layout": "block"},
+    "sum": {"terms": [{"name": "low_rank", "rank": 8}, "diagonal"]},
 }
 
 SHAPES = [(768, 768, 2048), (768, 3072, 2048), (1024, 1024, 2048), (4096, 4096, 1024)]  # d_in, d_out, tokens

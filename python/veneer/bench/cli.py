@@ -22,7 +22,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--quick", action="store_true", help="small sizes and few rounds: shows that all works, measures little"
     )
     parser.add_argument("--filter", metavar="REGEX", help="only cases whose id it is found in; see --list")
-    parser.add_argument("--targets", action="store_true", help="the cases of issue 5's table, and the table")
+    parser.add_argument("--targets", action="store_true", help="the cases of the target table, and the table")
     parser.add_argument("--list", action="store_true", help="print the ids and stop")
     parser.add_argument("--device", choices=["cpu", "cuda"], default="cpu", help="where to run (default cpu)")
     parser.add_argument("--threads", type=int, metavar="N", help="torch threads (default: torch's own)")

@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""The targets of the CPU kernels (issue 5), as a preset of cases and as a table."""
+"""The targets on the CPU, of the kernels and of the structured matrices, as a preset of cases and as a table."""
 
 from __future__ import annotations
 
@@ -51,6 +51,7 @@ def targets() -> list[Target]:
     six = "the same, bf16 base, fp32 adapters"
     eight = "circulant fp32 d = 768 / 1024 / 4096 (N = 1024 there), against C3A of one block"
     nine = "circulant bf16 d = 768 / 4096"
+    lokr, c3a = "LoKr r 8, 768x768 / MiniLM step, fp32", "C3A b 64, 768x768 / MiniLM step, fp32"
     ten = "(IA)3 768x768 fp32 / bf16"
     return [
         Target(one, _layer(lora, 768, 768), 0.34, 0.07),
@@ -71,6 +72,10 @@ def targets() -> list[Target]:
         Target(eight, _layer(ring, 4096, 4096, tokens=1024), 0.83, 0.08),
         Target(nine, _layer(ring, 768, 768, bf16), 16.19, 1.00),
         Target(nine, _layer(ring, 4096, 4096, bf16, tokens=1024), 3.56, 0.20),
+        Target(lokr, _layer("lokr-r8", 768, 768), 1.64, 0.25),
+        Target(lokr, _minilm("lokr-r8"), 0.95, 0.20),
+        Target(c3a, _layer("c3a-b64", 768, 768), 4.97, 0.40),
+        Target(c3a, _minilm("c3a-b64"), 3.39, 0.50),
         Target(ten, _layer("ia3", 768, 768), 0.15, 0.05),
         Target(ten, _layer("ia3", 768, 768, bf16), 0.38, 0.15),
         Target(

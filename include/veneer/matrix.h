@@ -61,10 +61,17 @@ class Matrix {
   virtual at::Tensor dense(const Params& params) const = 0;
 
   // A product in two steps, both differentiable. `prepare` gives what products need of the parameters and costs the
-  // same for any number of rows: spectra, contracted factors; at first the dense matrix. `product` takes x [N, d_in], N
-  // at least 1, to x M^T [N, d_out] in x's dtype, each row for itself.
+  // same for any number of rows; `form` says what that is: the dense matrix {M}, two factors {A [r, d_in], B [d_out, r]}
+  // of M = B A, or anything else (spectra, small factors), which comes with a `product`: x [N, d_in], N at least 1, to
+  // x M^T [N, d_out] in x's dtype, each row for itself.
+  enum class Form { dense, factors, other };
+  virtual Form form() const { return Form::dense; }
   virtual std::vector<at::Tensor> prepare(const Params& params) const { return {dense(params)}; }
   virtual at::Tensor product(const at::Tensor& x, at::TensorList prepared) const;
+  // The gradients of `product` from that of its output: of x, undefined where it is not wanted, then of what was
+  // prepared, undefined for what is frozen. Called where nothing is recorded; by autograd unless it is written out.
+  virtual std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                           bool wants_x) const;
   // x [N, d_in] -> x M^T [N, d_out], in x's dtype.
   at::Tensor apply(const at::Tensor& x, const Params& params) const;
   // y + scale * x M^T, in y's dtype; x [N, d_in], y [N, d_out]. `owned`: y may be overwritten.
@@ -75,8 +82,8 @@ class Matrix {
 
   // The path with its own gradient, which the generic suite holds to `accumulate`. Called below autograd, with tensors
   // that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the caller
-  // does. As written here they cut the rows into parts and keep nothing: backward computes each part's product again
-  // and differentiates it, sums the gradients of what `prepare` gave, and takes the sum through `prepare` once.
+  // does. Kept is nothing, of factors h [N, r]; backward sums the gradients of what `prepare` gave over parts of the
+  // rows, and takes the sum through `prepare` once.
   // y += scale * dropout(x) M^T in place. Returns what backward wants besides x and the parameters.
   virtual std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
                                             double scale) const;

@@ -8,6 +8,7 @@
 
 #include <algorithm>
 
+#include "core/blocks.h"
 #include "core/recording.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
@@ -38,9 +39,10 @@ void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, 
   const int64_t n = x.size(0);
   if (n == 0) return;
   if (whole || !x.is_cpu()) return f(0, n, 0);
-  constexpr int64_t bytes = int64_t{256} << 10, fewest = 32;
-  const int64_t part = std::max(fewest, bytes / std::max<int64_t>(1, x.size(1) * x.element_size()));
-  const int64_t strip = std::max(part, (n + row_strips - 1) / row_strips);
+  constexpr int64_t bytes = int64_t{512} << 10, fewest = 32;
+  const int64_t fit = std::max(fewest, bytes / std::max<int64_t>(1, x.size(1) * x.element_size()));
+  const int64_t strip = std::max(fit, (n + row_strips - 1) / row_strips);
+  const int64_t parts = (strip + fit - 1) / fit, part = (strip + parts - 1) / parts;
   const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here
   at::parallel_for(0, (n + strip - 1) / strip, 1, [&](int64_t first, int64_t last) {
     const at::ThreadLocalStateGuard guard(state);
@@ -52,7 +54,16 @@ void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, 
 }
 
 at::Tensor Matrix::product(const at::Tensor& x, at::TensorList prepared) const {
-  return at::linear(x, as(prepared[0], x));
+  return form() == Form::factors ? low_rank_product(x, prepared[0], prepared[1])
+                                 : at::linear(x, as(prepared[0], x));
+}
+
+std::vector<at::Tensor> Matrix::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                         bool wants_x) const {
+  const Recording recording;
+  std::vector<at::Tensor> inputs{x.detach().requires_grad_(wants_x)};
+  for (const auto& tensor : prepared) inputs.push_back(tensor.detach().requires_grad_(tensor.requires_grad()));
+  return gradients_of({product(inputs[0], at::TensorList(inputs).slice(1))}, inputs, {dy});
 }
 
 at::Tensor Matrix::apply(const at::Tensor& x, const Params& params) const {
@@ -63,30 +74,124 @@ at::Tensor Matrix::apply(const at::Tensor& x, const Params& params) const {
 
 at::Tensor Matrix::accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params,
                               double scale) const {
+  if (form() == Form::factors) {
+    // One product adds into the base's output: no separate product, scaling or sum is written.
+    const auto factors = prepare(params);
+    const at::Tensor h = as(at::linear(x, as(factors[0], x)), y), b = as(factors[1], y).t();
+    return owned ? y.addmm_(h, b, 1.0, scale) : y.addmm(h, b, 1.0, scale);
+  }
   const at::Tensor update = as(apply(x, params), y);
   return owned ? y.add_(update, scale) : y.add(update, scale);
 }
 
 at::Tensor Matrix::row_norms(const at::Tensor& weight, const Params& params, double scale) const {
-  return at::linalg_vector_norm(wide(weight).add(as(dense(params), wide(weight)), scale), 2, at::IntArrayRef{1});
+  const at::Tensor w = wide(weight);
+  if (form() != Form::factors) return at::linalg_vector_norm(w.add(as(dense(params), w), scale), 2, at::IntArrayRef{1});
+  // ||W + sBA||^2 row by row without the d_out x d_in product: ||W||^2 + 2s <W A^T, B> + s^2 <B A A^T, B>.
+  const auto factors = prepare(params);
+  const at::Tensor a = as(factors[0], w), b = as(factors[1], w);
+  const at::Tensor cross = at::matmul(w, a.t()).mul(2.0 * scale);
+  const at::Tensor square = at::matmul(b, at::matmul(a, a.t())).mul(scale * scale);
+  const at::Tensor base = at::linalg_vector_norm(w, 2, at::IntArrayRef{1}).square();
+  return base.add((cross + square).mul(b).sum(1)).clamp_min(0.0).sqrt();
 }
 
 namespace {
 
+using Tensors = std::vector<at::Tensor>;
+
 // Sums of gradients are held once for each strip, which pays where they are small beside x; else products are large too,
 // and ATen's own threads serve them.
-bool large(const std::vector<at::Tensor>& prepared, const at::Tensor& x) {
+bool large(const Tensors& prepared, const at::Tensor& x) {
   int64_t numbers = 0;
   for (const auto& tensor : prepared) numbers += tensor.numel();
   return numbers * row_strips > x.numel();
+}
+
+// h [N, r] = dropout(x) A^T.
+at::Tensor inner(const Dropped& x, const at::Tensor& a) {
+  if (!x.seed.defined()) return at::mm(x.x, a.t());
+  const at::Tensor h = at::empty_symint({x.x.sym_size(0), a.sym_size(0)}, x.x.options());
+  by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t) {
+    at::Tensor part = h.narrow(0, begin, end - begin);
+    at::mm_out(part, x.part(begin, end), a.t());
+  });
+  return h;
+}
+
+// Of the matrix itself.
+Tensors dense_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& m, double scale) {
+  if (dx.defined()) {
+    if (x.seed.defined()) {
+      x.add_part(dx, at::mm(dy, m).mul_(scale), 0);
+    } else {
+      dx.addmm_(dy, m, 1.0, scale);
+    }
+  }
+  return {at::mm(dy.t(), x.part(0, dy.size(0))).mul_(scale)};
+}
+
+// Of the two factors, from h = dropout(x) A^T.
+Tensors factor_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& a,
+                         const at::Tensor& b, const at::Tensor& h, double scale) {
+  const at::Tensor dh = at::mm(dy, b).mul_(scale);  // [N, r]
+  // dB = s dy^T h, computed as (h^T dy)^T: the wide factor is then read along its rows.
+  const at::Tensor db = at::mm(h.t(), dy).mul_(scale).t();
+  if (!x.seed.defined()) {
+    if (dx.defined()) dx.addmm_(dh, a);
+    return {at::mm(dh.t(), x.x), db};
+  }
+  const at::Tensor sums = at::zeros({row_strips, a.size(0), a.size(1)}, a.options());
+  by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t strip) {
+    const at::Tensor part = dh.narrow(0, begin, end - begin);
+    sums.select(0, strip).addmm_(part.t(), x.part(begin, end));
+    if (dx.defined()) x.add_part(dx, at::mm(part, a), begin);
+  });
+  return {sums.sum(0), db};
+}
+
+// Of what `prepared` is made of, by parts of the rows.
+Tensors row_gradients(const Matrix& matrix, const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
+                      const Tensors& prepared, double scale) {
+  const bool whole = large(prepared, x.x);
+  Tensors sums;
+  for (const auto& tensor : prepared) {
+    std::vector<int64_t> sizes = tensor.sizes().vec();
+    sizes.insert(sizes.begin(), whole ? 1 : row_strips);
+    const auto options = tensor.options().dtype(wide_type(tensor.scalar_type()));
+    sums.push_back(tensor.requires_grad() ? at::zeros(sizes, options) : at::Tensor());
+  }
+  by_rows(x.x, whole, [&](int64_t begin, int64_t end, int64_t strip) {
+    const auto found = matrix.pullback(x.part(begin, end), dy.narrow(0, begin, end - begin), prepared, dx.defined());
+    for (size_t i = 0; i < sums.size(); ++i) {
+      if (sums[i].defined() && found[i + 1].defined()) sums[i].select(0, strip).add_(found[i + 1], scale);
+    }
+    if (dx.defined() && found[0].defined()) {
+      x.add_part(dx, (scale == 1.0 ? as(found[0], dx) : as(found[0] * scale, dx)).contiguous(), begin);
+    }
+  });
+  for (auto& sum : sums) {
+    if (sum.defined()) sum = sum.sum(0);
+  }
+  return sums;
 }
 
 }  // namespace
 
 std::vector<at::Tensor> Matrix::fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
                                           double scale) const {
-  if (y.is_meta()) return {};
-  const std::vector<at::Tensor> prepared = prepare(params);
+  if (form() == Form::factors) {
+    const auto factors = prepare(params);
+    const at::Tensor h = inner(x, as(factors[0], y));
+    y.addmm_(h, as(factors[1], y).t(), 1.0, scale);
+    return {h};
+  }
+  if (y.is_meta() || y.size(0) == 0) return {};
+  const Tensors prepared = prepare(params);
+  if (form() == Form::dense) {
+    y.addmm_(x.part(0, y.size(0)), as(prepared[0], y).t(), 1.0, scale);
+    return {};
+  }
   by_rows(x.x, large(prepared, x.x), [&](int64_t begin, int64_t end, int64_t) {
     const at::Tensor part = y.narrow(0, begin, end - begin);
     part.add_(as(product(x.part(begin, end), prepared), part), scale);
@@ -95,54 +200,42 @@ std::vector<at::Tensor> Matrix::fused_add(const at::Tensor& y, const Dropped& x,
 }
 
 std::vector<at::Tensor> Matrix::fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
-                                                const Params& params, const std::vector<at::Tensor>& /*kept*/,
+                                                const Params& params, const std::vector<at::Tensor>& kept,
                                                 double scale) const {
-  std::vector<at::Tensor> gradients(params.tensors().size());
-  std::vector<at::Tensor> leaves(gradients.size());
-  std::vector<size_t> trained;
-  for (size_t i = 0; i < leaves.size(); ++i) {
+  const size_t count = params.tensors().size();
+  Tensors gradients(count), leaves(count), trained;
+  for (size_t i = 0; i < count; ++i) {
     leaves[i] = params.tensors()[i].detach();
     if (!params.specs()[i].trainable) continue;
-    if (dy.is_meta()) {
-      gradients[i] = at::empty_like(leaves[i]);
-      continue;
-    }
-    leaves[i].requires_grad_();
-    trained.push_back(i);
+    trained.push_back(leaves[i].requires_grad_());
+    if (dy.is_meta()) gradients[i] = at::empty_like(leaves[i]);
   }
   if (dy.is_meta()) return gradients;
 
-  const Recording recording;
-  const std::vector<at::Tensor> prepared = prepare(params.with(leaves));
-  const bool whole = large(prepared, x.x);
-  std::vector<at::Tensor> sums;
-  for (const auto& tensor : prepared) {
-    std::vector<int64_t> sizes = tensor.sizes().vec();
-    sizes.insert(sizes.begin(), whole ? 1 : row_strips);
-    const auto options = tensor.options().dtype(wide_type(tensor.scalar_type()));
-    sums.push_back(tensor.requires_grad() ? at::zeros(sizes, options) : at::Tensor());
+  Tensors prepared, sums;
+  {
+    const Recording recording;
+    prepared = prepare(params.with(leaves));
   }
-  by_rows(x.x, whole, [&](int64_t begin, int64_t end, int64_t strip) {
-    std::vector<at::Tensor> inputs;
-    for (const auto& tensor : prepared) inputs.push_back(tensor.detach().requires_grad_(tensor.requires_grad()));
-    const at::Tensor part = x.part(begin, end).detach().requires_grad_(dx.defined());
-    const at::Tensor out = product(part, inputs);
-    inputs.push_back(part);
-    const auto found = gradients_of({out}, inputs, {as(dy.narrow(0, begin, end - begin) * scale, out)});
+  {
     const c10::NoGradGuard no_grad;
-    for (size_t i = 0; i < sums.size(); ++i) {
-      if (found[i].defined()) sums[i].select(0, strip).add_(found[i]);
+    if (form() == Form::dense) {
+      sums = dense_gradients(dx, dy, x, as(prepared[0], dy), scale);
+    } else if (form() == Form::factors) {
+      sums = factor_gradients(dx, dy, x, as(prepared[0], dy), as(prepared[1], dy), kept[0], scale);
+    } else {
+      sums = row_gradients(*this, dx, dy, x, prepared, scale);
     }
-    if (dx.defined() && found.back().defined()) x.add_part(dx, as(found.back(), dx).contiguous(), begin);
-  });
-  std::vector<at::Tensor> totals, inputs;
-  for (size_t i = 0; i < sums.size(); ++i) {
-    totals.push_back(sums[i].defined() ? as(sums[i].sum(0), prepared[i]) : at::Tensor());
+    for (size_t i = 0; i < sums.size(); ++i) {
+      if (sums[i].defined()) sums[i] = as(sums[i], prepared[i]);
+    }
   }
-  for (const size_t i : trained) inputs.push_back(leaves[i]);
-  const auto found = gradients_of(prepared, inputs, totals);
-  for (size_t i = 0; i < trained.size(); ++i) {
-    gradients[trained[i]] = found[i].defined() ? found[i] : at::zeros_like(inputs[i]);
+  const Recording recording;
+  const auto found = gradients_of(prepared, trained, sums);
+  for (size_t i = 0, place = 0; i < count; ++i) {
+    if (!params.specs()[i].trainable) continue;
+    gradients[i] = found[place].defined() ? found[place] : at::zeros_like(leaves[i].detach());
+    ++place;
   }
   return gradients;
 }

@@ -62,6 +62,15 @@ at::Tensor Convolution::signal(const at::Tensor& spectrum) const {
   return at::cat({at::real(u), at::imag(u)}, -1);
 }
 
+at::Tensor Convolution::weights(const at::Tensor& spectrum) const {
+  const auto options = spectrum.options().dtype(at::toRealValueType(spectrum.scalar_type()));
+  if (negacyclic_ && n_ % 2 == 0) return at::full({n_ / 2}, 2.0 / static_cast<double>(n_), options);
+  const at::Tensor w = at::full({n_ / 2 + 1}, 2.0 / static_cast<double>(n_), options);
+  w.narrow(0, 0, 1).mul_(0.5);
+  if (n_ % 2 == 0) w.narrow(0, n_ / 2, 1).mul_(0.5);
+  return w;
+}
+
 at::Tensor Convolution::dense(const at::Tensor& c) const {
   const at::Tensor i = at::arange(n_, c.options().dtype(at::kLong));
   const at::Tensor shift = i.unsqueeze(1) - i;  // [u, v] -> u - v
@@ -84,6 +93,15 @@ at::Tensor Toeplitz::product(const at::Tensor& x, const at::Tensor& spectrum) co
   return as(cyclic.signal(cyclic.spectrum(x) * spectrum).narrow(-1, 0, d_out_), x);
 }
 
+std::vector<at::Tensor> Toeplitz::pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
+                                           bool wants_x) const {
+  const Convolution cyclic(length_);
+  const at::Tensor g = cyclic.spectrum(dy);
+  at::Tensor dx;
+  if (wants_x) dx = cyclic.signal(g * spectrum.conj()).narrow(-1, 0, d_in_);
+  return {dx, (cyclic.spectrum(x).conj() * g).sum(0) * cyclic.weights(g)};
+}
+
 CirculantBlocks::CirculantBlocks(int64_t d_in, int64_t d_out, int64_t g)
     : d_in_(d_in), d_out_(d_out), m_((d_out + g - 1) / g), q_((d_in + g - 1) / g), g_(g) {}
 
@@ -96,19 +114,44 @@ at::Tensor CirculantBlocks::spectrum(const at::Tensor& c) const {
   return Convolution(g_).spectrum(c.reshape({m_, q_, g_}));
 }
 
+namespace {
+
+// Spectra [N, from, k] through those of blocks, [to, from, k], to [N, to, k].
+at::Tensor mixed(const at::Tensor& signal, const at::Tensor& blocks) {
+  if (blocks.size(1) == 1) return signal * blocks.squeeze(1);
+  if (blocks.size(0) == 1) return (signal * blocks.squeeze(0)).sum(1, /*keepdim=*/true);
+  return at::einsum("nqk,mqk->nmk", {signal, blocks});
+}
+
+// Summed over rows: [m, q, k] of conj(x [N, q, k]) * g [N, m, k].
+at::Tensor correlated(const at::Tensor& x, const at::Tensor& g) {
+  if (x.size(1) == 1 || g.size(1) == 1) {
+    const at::Tensor sum = (x.conj() * g).sum(0);  // [m or q, k]
+    return g.size(1) == 1 ? sum.unsqueeze(0) : sum.unsqueeze(1);
+  }
+  return at::einsum("nqk,nmk->mqk", {x.conj(), g});
+}
+
+}  // namespace
+
 at::Tensor CirculantBlocks::product(const at::Tensor& x, const at::Tensor& spectrum) const {
   const Convolution cyclic(g_);
   const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));  // [N, q, k]
-  const at::Tensor c = spectrum.to(signal.scalar_type());
-  at::Tensor mixed;  // [N, m, k]
-  if (q_ == 1) {
-    mixed = signal * c.squeeze(1);
-  } else if (m_ == 1) {
-    mixed = (signal * c.squeeze(0)).sum(1, /*keepdim=*/true);
-  } else {
-    mixed = at::einsum("nqk,mqk->nmk", {signal, c});
+  const at::Tensor y = mixed(signal, spectrum.to(signal.scalar_type()));
+  return as(resized(cyclic.signal(y).flatten(1, 2), d_out_), x);
+}
+
+std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
+                                                  bool wants_x) const {
+  const Convolution cyclic(g_);
+  const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));
+  const at::Tensor g = cyclic.spectrum(resized(dy, m_ * g_).unflatten(1, {m_, g_}));  // [N, m, k]
+  at::Tensor dx;
+  if (wants_x) {
+    const at::Tensor back = mixed(g, spectrum.to(g.scalar_type()).conj().transpose(0, 1));
+    dx = resized(cyclic.signal(back).flatten(1, 2), d_in_);
   }
-  return as(resized(cyclic.signal(mixed).flatten(1, 2), d_out_), x);
+  return {dx, correlated(signal, g) * cyclic.weights(g)};
 }
 
 }  // namespace veneer

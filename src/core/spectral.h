@@ -24,6 +24,9 @@ class Convolution {
   at::Tensor spectrum(const at::Tensor& x) const;
   // The signals [*, n] of spectra.
   at::Tensor signal(const at::Tensor& spectrum) const;
+  // The gradient of the spectrum s from that of y = signal(x * s), of spectra x and dy: conj(x) * dy times these weights,
+  // [n/2 + 1] or a number. (A half spectrum's inner bins count twice.)
+  at::Tensor weights(const at::Tensor& spectrum) const;
   // The matrix [*, n, n] that convolves with c [*, n]: its first column is c.
   at::Tensor dense(const at::Tensor& c) const;
 
@@ -40,6 +43,9 @@ class Toeplitz {
   at::Tensor dense(const at::Tensor& t) const;                                   // [d_out, d_in]
   at::Tensor spectrum(const at::Tensor& t) const;                                // of t, once
   at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;     // x [N, d_in] -> x T^T [N, d_out]
+  // The gradients of x (undefined unless wanted) and of the spectrum.
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
+                                   bool wants_x) const;
 
  private:
   int64_t d_in_;
@@ -57,6 +63,8 @@ class CirculantBlocks {
   at::Tensor dense(const at::Tensor& c) const;                                // [d_out, d_in]
   at::Tensor spectrum(const at::Tensor& c) const;                             // [m, q, g/2 + 1]
   at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;  // x [N, d_in] -> [N, d_out]
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
+                                   bool wants_x) const;  // as Toeplitz's
 
  private:
   int64_t d_in_, d_out_, m_, q_, g_;

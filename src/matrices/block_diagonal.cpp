@@ -7,6 +7,7 @@
 
 #include "core/blocks.h"
 #include "core/divisors.h"
+#include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -35,9 +36,17 @@ class BlockDiagonal final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return block_diagonal(params["block_diagonal_w"]); }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override { return {params["block_diagonal_w"]}; }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return block_product(x.unflatten(1, {blocks_, -1}), prepared[0]).flatten(1, 2);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    auto gradients =
+        block_pullback(x.unflatten(1, {blocks_, -1}), dy.unflatten(1, {blocks_, -1}), as(prepared[0], x), wants_x);
+    if (wants_x) gradients[0] = gradients[0].flatten(1, 2);
+    return gradients;
   }
 
  private:

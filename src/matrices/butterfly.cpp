@@ -31,6 +31,7 @@ class Butterfly final : public Matrix {
     return product(at::eye(d_in(), w.options()), prepare(params)).t();
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {params["butterfly_w"], params["butterfly_z"]};
   }

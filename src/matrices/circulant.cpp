@@ -44,9 +44,14 @@ class Circulant final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return blocks_.dense(columns(params)); }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override { return {blocks_.spectrum(columns(params))}; }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return blocks_.product(x, prepared[0]);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    return blocks_.pullback(x, dy, prepared[0], wants_x);
   }
 
  private:

@@ -79,10 +79,7 @@ class Cp final : public Matrix {
     return transposed_ ? std::vector<at::Tensor>{a.t(), e.t()} : std::vector<at::Tensor>{e, a};
   }
 
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return low_rank_product(x, prepared[0], prepared[1]);
-  }
-
+  Form form() const override { return Form::factors; }
   double scale() const override { return (alpha_ == 0.0 ? 1.0 : alpha_ / static_cast<double>(rank_)); }
   bool placed() const override { return true; }
 

@@ -27,9 +27,17 @@ class Diagonal final : public Matrix {
     return at::constant_pad_nd(square, {0, d_in() - size_, 0, d_out() - size_});
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override { return {params["diagonal_z"]}; }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return resized(x.narrow(1, 0, size_) * as(prepared[0], x), d_out());
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    const at::Tensor g = dy.narrow(1, 0, size_), products = g * x.narrow(1, 0, size_);
+    at::Tensor dx;
+    if (wants_x) dx = resized(g * as(prepared[0], g), d_in());
+    return {dx, scalar_ ? products.sum().view(1) : products.sum(0)};
   }
 
  private:

@@ -21,11 +21,18 @@ class Hankel final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return params["hankel_h"].unfold(0, d_in(), 1); }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {toeplitz_.spectrum(params["hankel_h"])};
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return toeplitz_.product(x.flip(1), prepared[0]);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    auto gradients = toeplitz_.pullback(x.flip(1), dy, prepared[0], wants_x);
+    if (wants_x) gradients[0] = gradients[0].flip(1);
+    return gradients;
   }
 
  private:

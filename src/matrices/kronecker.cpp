@@ -73,6 +73,7 @@ class Kronecker final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return kronecker(prepare(params)); }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     std::vector<at::Tensor> factors;
     for (const auto& spec : parameters()) factors.push_back(params[spec.name]);
@@ -80,6 +81,10 @@ class Kronecker final : public Matrix {
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return kronecker_product(x, prepared);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    return kronecker_pullback(x, dy, prepared, wants_x);
   }
   double scale() const override { return scale_; }
 

@@ -48,6 +48,7 @@ class LoKr final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return kronecker(prepare(params)); }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     const auto whole = [&](const std::string& name, bool is_whole) {
       return is_whole ? params[name] : at::matmul(params[name + "_a"], params[name + "_b"]);
@@ -56,6 +57,10 @@ class LoKr final : public Matrix {
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return kronecker_product(x, prepared);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    return kronecker_pullback(x, dy, prepared, wants_x);
   }
   double scale() const override { return scale_; }
 

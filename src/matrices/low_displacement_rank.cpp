@@ -82,17 +82,31 @@ class LowDisplacementRank final : public Matrix {
   }
 
   // Trained operators have no short transform: their dense matrix is the fast path.
+  bool trained_operator() const { return operator_ == "vandermonde" || operator_ == "subdiagonal"; }
+  Form form() const override { return trained_operator() ? Form::dense : Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
-    if (operator_ == "vandermonde" || operator_ == "subdiagonal") return {dense(params)};
+    if (trained_operator()) return {dense(params)};
     const at::Tensor h = negacyclic_.spectrum(params["ldr_h"]);
     return {cyclic_.spectrum(params["ldr_g"]), operator_ == "circulant" ? h : at::conj_physical(h)};
   }
 
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    if (prepared.size() == 1) return Matrix::product(x, prepared);
+    if (trained_operator()) return Matrix::product(x, prepared);
     const at::Tensor inner = negacyclic_.signal(negacyclic_.spectrum(x).unsqueeze(1) * prepared[1]);  // [N, R, n]
     const at::Tensor y = cyclic_.signal((cyclic_.spectrum(inner) * prepared[0]).sum(1));
     return as(resized(operator_ == "hankel" ? y.flip(1) : y, d_out()), x);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    if (trained_operator()) return Matrix::pullback(x, dy, prepared, wants_x);
+    const at::Tensor signal = negacyclic_.spectrum(x).unsqueeze(1);                       // [N, 1, k]
+    const at::Tensor inner = cyclic_.spectrum(negacyclic_.signal(signal * prepared[1]));  // [N, R, k]
+    const at::Tensor padded = resized(dy, n_);
+    const at::Tensor g = cyclic_.spectrum(operator_ == "hankel" ? padded.flip(1) : padded).unsqueeze(1);
+    const at::Tensor back = negacyclic_.spectrum(cyclic_.signal(g * prepared[0].conj()));
+    at::Tensor dx;
+    if (wants_x) dx = resized(negacyclic_.signal((back * prepared[1].conj()).sum(1)), d_in());
+    return {dx, (inner.conj() * g).sum(0) * cyclic_.weights(g), (signal.conj() * back).sum(0) * negacyclic_.weights(back)};
   }
 
  private:

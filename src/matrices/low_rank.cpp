@@ -34,72 +34,8 @@ class LowRank final : public Matrix {
 
   at::Tensor dense(const Params& params) const override { return at::matmul(params["lora_B"], params["lora_A"]); }
 
+  Form form() const override { return Form::factors; }
   std::vector<at::Tensor> prepare(const Params& params) const override { return {params["lora_A"], params["lora_B"]}; }
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    const at::Tensor h = at::linear(x, as(prepared[0], x));  // [N, r]
-    return at::linear(h, as(prepared[1], h));
-  }
-
-  at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params,
-                        double scale) const override {
-    // One GEMM adds into the base's output: no separate product, scaling or sum is written.
-    const at::Tensor h = as(at::linear(x, as(params["lora_A"], x)), y);
-    const at::Tensor b = as(params["lora_B"], y).t();
-    return owned ? y.addmm_(h, b, 1.0, scale) : y.addmm(h, b, 1.0, scale);
-  }
-
-  // With gradients of its own, since two thin products make most of them: h [N, r] is kept, not computed again.
-  std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
-                                    double scale) const override {
-    const at::Tensor a = as(params["lora_A"], y), b = as(params["lora_B"], y);
-    at::Tensor h;  // [N, r]
-    if (x.seed.defined()) {
-      h = at::empty_symint({y.sym_size(0), rank_}, y.options());
-      by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t) {
-        at::Tensor part = h.narrow(0, begin, end - begin);
-        at::mm_out(part, x.part(begin, end), a.t());
-      });
-    } else {
-      h = at::mm(x.x, a.t());
-    }
-    y.addmm_(h, b.t(), 1.0, scale);
-    return {h};
-  }
-
-  std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
-                                          const Params& params, const std::vector<at::Tensor>& kept,
-                                          double scale) const override {
-    const at::Tensor a = as(params["lora_A"], dy), b = as(params["lora_B"], dy);
-    const at::Tensor dh = at::mm(dy, b).mul_(scale);  // [N, r]
-    // dB = s dy^T h, computed as (h^T dy)^T: the wide factor is then read along its rows.
-    const at::Tensor db = at::mm(kept[0].t(), dy).mul_(scale).t();
-    at::Tensor da;
-    if (x.seed.defined()) {
-      const at::Tensor sums = at::zeros({row_strips, rank_, d_in()}, a.options());
-      by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t strip) {
-        const at::Tensor part = dh.narrow(0, begin, end - begin);
-        sums.select(0, strip).addmm_(part.t(), x.part(begin, end));
-        if (dx.defined()) x.add_part(dx, at::mm(part, a), begin);
-      });
-      da = sums.sum(0);
-    } else {
-      da = at::mm(dh.t(), x.x);
-      if (dx.defined()) dx.addmm_(dh, a);
-    }
-    return {as(da, params["lora_A"]), as(db, params["lora_B"])};
-  }
-
-  at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const override {
-    // ||W + sBA||^2 row by row without the d_out x d_in product: ||W||^2 + 2s <W A^T, B> + s^2 <B A A^T, B>.
-    const at::Tensor w = wide(weight);
-    const at::Tensor a = as(params["lora_A"], w);
-    const at::Tensor b = as(params["lora_B"], w);
-    const at::Tensor cross = at::matmul(w, a.t()).mul(2.0 * scale);
-    const at::Tensor square = at::matmul(b, at::matmul(a, a.t())).mul(scale * scale);
-    const at::Tensor base = at::linalg_vector_norm(w, 2, at::IntArrayRef{1}).square();
-    return base.add((cross + square).mul(b).sum(1)).clamp_min(0.0).sqrt();
-  }
-
   double scale() const override { return scale_; }
 
  private:

@@ -38,6 +38,7 @@ class Monarch final : public Matrix {
     return m.narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {params["monarch_w1"], params["monarch_w2"]};
   }
@@ -46,6 +47,17 @@ class Monarch final : public Matrix {
     const at::Tensor inner = block_product(resized(x, blocks_ * p_).unflatten(1, {blocks_, p_}), prepared[0]);
     const at::Tensor mixed = inner.flatten(1, 2).unflatten(1, {rank_, blocks_}).transpose(1, 2);  // [N, l, r]
     return resized(block_product(mixed, prepared[1]).transpose(1, 2).flatten(1, 2), d_out());
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    const at::Tensor w1 = as(prepared[0], x), w2 = as(prepared[1], x);
+    const at::Tensor blocks = resized(x, blocks_ * p_).unflatten(1, {blocks_, p_});
+    const at::Tensor mixed = block_product(blocks, w1).flatten(1, 2).unflatten(1, {rank_, blocks_}).transpose(1, 2);
+    const at::Tensor g = resized(dy, s_ * blocks_).unflatten(1, {s_, blocks_}).transpose(1, 2);  // [N, l, s]
+    const auto left = block_pullback(mixed, g, w2, true);
+    const at::Tensor inner = left[0].transpose(1, 2).flatten(1, 2).unflatten(1, {blocks_, rank_});
+    const auto right = block_pullback(blocks, inner, w1, wants_x);
+    return {wants_x ? resized(right[0].flatten(1, 2), d_in()) : at::Tensor(), right[1], left[1]};
   }
 
  private:

@@ -57,6 +57,7 @@ class Phm final : public Matrix {
     return at::einsum("iab,ice->beac", {params["phm_rule"], b}).reshape({d_out(), d_in()});
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     if (rank_ == 0) return {params["phm_rule"], params["phm_b"]};
     const at::Tensor s = params["phm_s"].transpose(0, 1).flatten(1, 2);  // [c, i rho]

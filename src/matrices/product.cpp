@@ -19,6 +19,8 @@ class Product final : public Matrix {
   Product(const Options& options, const MatrixSite& site)
       : Matrix(site), factors_(options, "factors", sites(options, site)) {
     for (size_t k = 0; k < factors_.size(); ++k) scale_ *= factors_[k].scale();
+    const auto parts = sites(options, site);
+    narrow_ = parts.size() == 2 && 4 * parts[1].d_out <= std::min(site.d_in, site.d_out);
   }
 
   ParameterSpecs parameters() const override { return factors_.parameters(); }
@@ -28,8 +30,14 @@ class Product final : public Matrix {
     for (size_t k = 1; k < factors_.size(); ++k) m = at::matmul(m, factors_[k].dense(factors_.params(params, k)));
     return m;
   }
-  std::vector<at::Tensor> prepare(const Params& params) const override { return factors_.prepare(params); }
+  // Two factors that meet in a narrow middle are those of a low-rank product, as LoRETTA's trains are.
+  Form form() const override { return narrow_ ? Form::factors : Form::other; }
+  std::vector<at::Tensor> prepare(const Params& params) const override {
+    if (!narrow_) return factors_.prepare(params);
+    return {factors_[1].dense(factors_.params(params, 1)), factors_[0].dense(factors_.params(params, 0))};
+  }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
+    if (narrow_) return Matrix::product(x, prepared);
     at::Tensor y = x;
     for (size_t k = factors_.size(); k-- > 0;) y = factors_[k].product(y, Parts::prepared(prepared, k));
     return y;
@@ -63,6 +71,7 @@ class Product final : public Matrix {
 
   Parts factors_;
   double scale_ = 1.0;
+  bool narrow_ = false;
 };
 
 const RegisterMatrix registrar{

@@ -28,11 +28,19 @@ class SkewCirculant final : public Matrix {
     return negacyclic_.dense(params["skew_circulant_h"]).narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {negacyclic_.spectrum(params["skew_circulant_h"])};
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return as(resized(negacyclic_.signal(negacyclic_.spectrum(x) * prepared[0]), d_out()), x);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    const at::Tensor g = negacyclic_.spectrum(dy);
+    at::Tensor dx;
+    if (wants_x) dx = resized(negacyclic_.signal(g * prepared[0].conj()), d_in());
+    return {dx, (negacyclic_.spectrum(x).conj() * g).sum(0) * negacyclic_.weights(g)};
   }
 
  private:

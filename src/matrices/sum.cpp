@@ -19,6 +19,7 @@ class Sum final : public Matrix {
   at::Tensor dense(const Params& params) const override {
     return total([&](size_t k) { return terms_[k].dense(terms_.params(params, k)); });
   }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override { return terms_.prepare(params); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return total([&](size_t k) { return terms_[k].product(x, Parts::prepared(prepared, k)); });

@@ -39,6 +39,7 @@ class SymmetricToeplitz final : public Matrix {
     return m.narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     std::vector<at::Tensor> spectra;
     for (const at::Tensor& t : factors(params)) spectra.push_back(toeplitz_.spectrum(diagonals(t)));
@@ -49,6 +50,21 @@ class SymmetricToeplitz final : public Matrix {
     at::Tensor y = resized(x, n_);
     for (const at::Tensor& spectrum : prepared) y = toeplitz_.product(y, spectrum);
     return resized(y, d_out());
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    std::vector<at::Tensor> inputs{resized(x, n_)}, gradients(1 + prepared.size());
+    for (const at::Tensor& spectrum : prepared.slice(0, prepared.size() - 1)) {
+      inputs.push_back(toeplitz_.product(inputs.back(), spectrum));
+    }
+    at::Tensor g = resized(dy, n_);
+    for (size_t k = prepared.size(); k-- > 0;) {
+      auto found = toeplitz_.pullback(inputs[k], g, prepared[k], wants_x || k > 0);
+      g = found[0];
+      gradients[1 + k] = found[1];
+    }
+    if (wants_x) gradients[0] = g.narrow(1, 0, d_in());
+    return gradients;
   }
 
  private:

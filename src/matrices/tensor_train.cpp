@@ -87,15 +87,15 @@ class TensorTrain final : public Matrix {
     return m.squeeze(2);
   }
 
+  // Without a core boundary between input and output there is no rank to go through.
+  Form form() const override {
+    return block_ || total(modes_, boundary_) != d_in() ? Form::dense : Form::factors;
+  }
   std::vector<at::Tensor> prepare(const Params& params) const override {
-    if (block_ || total(modes_, boundary_) != d_in()) return {dense(params)};  // no rank between input and output
+    if (form() == Form::dense) return {dense(params)};
     const at::Tensor left = contracted(params, 0, boundary_), right = contracted(params, boundary_, modes_.size());
     const int64_t rank = boundary_ == 0 || boundary_ == modes_.size() ? 1 : rank_;
     return {left.reshape({d_in(), rank}).t(), right.reshape({rank, d_out()}).t()};
-  }
-
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return prepared.size() == 1 ? Matrix::product(x, prepared) : low_rank_product(x, prepared[0], prepared[1]);
   }
 
  private:

@@ -23,11 +23,16 @@ class GeneralToeplitz final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return toeplitz_.dense(params["toeplitz_t"]); }
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {toeplitz_.spectrum(params["toeplitz_t"])};
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return toeplitz_.product(x, prepared[0]);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    return toeplitz_.pullback(x, dy, prepared[0], wants_x);
   }
 
  private:

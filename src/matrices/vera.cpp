@@ -32,6 +32,7 @@ class Vera final : public Matrix {
     return at::matmul(params["vera_lambda_b"].unsqueeze(1) * as(up(params), d), d.unsqueeze(1) * as(down(params), d));
   }
 
+  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {down(params), params["vera_lambda_d"], up(params), params["vera_lambda_b"]};
   }

@@ -10,6 +10,7 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
+#include <algorithm>
 #include <nlohmann/json.hpp>
 
 #include "veneer/check.h"
@@ -67,6 +68,7 @@ class Additive final : public Method {
 
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
     const at::Tensor x = rows(in.x);
+    if (through_merged(in, x)) return {unrows(at::linear(x, merged(in.weight, params), in.bias), in.x)};
     const at::Tensor y =
         in.y.defined() ? rows(in.y).clone(at::MemoryFormat::Contiguous) : at::linear(x, in.weight, in.bias);
     std::vector<at::Tensor> outputs = matrix_->fused_add(y, {x.contiguous(), in.seed, dropout_}, params, scale_);
@@ -78,9 +80,13 @@ class Additive final : public Method {
                                          const std::vector<at::Tensor>& kept, bool wants_x) const override {
     const at::Tensor x = rows(in.x).contiguous();
     const at::Tensor g = rows(dy).contiguous();
+    const bool through = through_merged(in, x);
     at::Tensor dx;
-    if (wants_x) dx = in.weight.defined() ? at::mm(g, in.weight) : at::zeros_like(x);
-    std::vector<at::Tensor> gradients = matrix_->fused_gradients(dx, g, {x, in.seed, dropout_}, params, kept, scale_);
+    if (wants_x) {
+      dx = in.weight.defined() ? at::mm(g, through ? merged(in.weight, params) : in.weight) : at::zeros_like(x);
+    }
+    std::vector<at::Tensor> gradients =
+        matrix_->fused_gradients(through ? at::Tensor() : dx, g, {x, in.seed, dropout_}, params, kept, scale_);
     if (wants_x) gradients.push_back(unrows(dx, in.x));
     return gradients;
   }
@@ -100,6 +106,16 @@ class Additive final : public Method {
   double dropout() const override { return dropout_; }
 
  private:
+  // W + s M where products with M are dense ones anyway: one product instead of two, each way. For many rows, and not in
+  // 16 bits, where a small update would be lost in the sum.
+  bool through_merged(const Input& in, const at::Tensor& x) const {
+    return matrix_->form() == Matrix::Form::dense && in.weight.defined() && !in.seed.defined() && !x.is_meta() &&
+           wide_type(x.scalar_type()) == x.scalar_type() && x.size(0) >= std::min(site_.d_in, site_.d_out);
+  }
+  at::Tensor merged(const at::Tensor& weight, const Params& params) const {
+    return weight.add(as(matrix_->dense(params), weight), scale_);
+  }
+
   at::Tensor norms(const at::Tensor& weight, const Params& params) const {
     const c10::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(

@@ -195,7 +195,11 @@ def plot(scores: Scores, results: dict, order: list[str], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
     panels[0].set_ylabel("test accuracy, %")
     figure.legend(
-        handles.values(), [name_of(f) for f in handles], loc="outside lower center", ncols=min(7, len(handles)), fontsize=9
+        handles.values(),
+        [name_of(f) for f in handles],
+        loc="outside lower center",
+        ncols=min(7, len(handles)),
+        fontsize=9,
     )
     figure.savefig(path)
 
@@ -210,7 +214,11 @@ def render(results: dict, out: Path, order: list[str]) -> None:
         lines += ["### What the nearest matrix holds of the unrestricted update", "", *shares]
     lines += ["### Parameters and learning rates", "", *settings_table(scores, results)]
     page = out.with_suffix(".md")
-    text = page.read_text() if page.is_file() else f"# Structured matrices on pictures\n\n{BEGIN}\n{END}\n\n![]({out.name}.png)\n"
+    text = (
+        page.read_text()
+        if page.is_file()
+        else f"# Structured matrices on pictures\n\n{BEGIN}\n{END}\n\n![]({out.name}.png)\n"
+    )
     before, after = text.split(BEGIN)[0], text.split(END)[1]
     page.write_text(f"{before}{BEGIN}\n" + "\n".join(lines).strip() + f"\n{END}{after}")
     if scores.tasks:

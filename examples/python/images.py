@@ -159,7 +159,9 @@ def wanted(protocol: Protocol, runs: dict[str, dict], task: str, family: str, bu
     run = partial(Run, task, family, budget)
     rates = [1e-2] if family == "linear_probe" else list(protocol.rates)  # the probe has the head's rate only
     while family != "linear_probe":
-        missing = [r for rate in rates for seed in protocol.tuning_seeds if (r := run("tune", rate, seed)).key not in runs]
+        missing = [
+            r for rate in rates for seed in protocol.tuning_seeds if (r := run("tune", rate, seed)).key not in runs
+        ]
         if missing:
             yield from missing
             return
@@ -233,7 +235,11 @@ def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace, famili
     results = read(path) or {"protocol": {}, "base": {}, "counts": {}, "runs": {}}
     now = json.loads(json.dumps(asdict(protocol) | {"sizes": SIZES}))
     if results["protocol"] not in ({}, now):
-        differ = [f"{key} was {results['protocol'].get(key)}, is {now[key]}" for key in now if results["protocol"].get(key) != now[key]]
+        differ = [
+            f"{key} was {results['protocol'].get(key)}, is {now[key]}"
+            for key in now
+            if results["protocol"].get(key) != now[key]
+        ]
         raise StudyError(f"[--out] {path} is of another study: {'; '.join(differ)}. Choose another --out")
     with tqdm(desc="base", unit="step", leave=False, disable=None) as bar:
 

@@ -8,17 +8,20 @@ from veneer.config import *  # noqa: F403 - the configuration classes are made f
 from veneer.config import __all__ as _configs
 from veneer.method import Method, constant, method, normal, ones, uniform, zeros
 from veneer.model import PeftModel, get_peft_model
+from veneer.project import Projection, project
 
 __version__ = _version()
 __all__ = [
     *_configs,
     "Method",
     "PeftModel",
+    "Projection",
     "constant",
     "get_peft_model",
     "method",
     "normal",
     "ones",
+    "project",
     "uniform",
     "zeros",
 ]

@@ -77,7 +77,7 @@ def accuracy_table(scores: Scores, task: str, order: list[str]) -> list[str]:
             mean, deviation = scores.spread(task, family, budget)
             cell = f"{mean:.1f} ± {deviation:.1f}"
             if difference := scores.over_low_rank(task, family, budget):
-                text = f"{difference[0]:+.1f} ± {difference[1]:.1f}".replace("-", "−")
+                text = f"{difference[0]:+.1f} ± {difference[1]:.1f}".replace("-", "\N{MINUS SIGN}")
                 cell += f"<br>**{text}**" if abs(difference[0]) > difference[1] else f"<br>{text}"
             cells.append(cell)
         lines.append(f"| {name_of(family)} | " + " | ".join(cells) + " |")

@@ -47,8 +47,8 @@ bool from_front(at::TensorList factors) {
   return front < back;
 }
 
-// The index that a factor contracts is taken from one end of a row [N, ...] to the last dimension, [N, rest, i], and what
-// comes of it, [N, rest, o], is put at the other end: after all factors the indices are in order again.
+// The index that a factor contracts is taken from one end of a row [N, ...] to the last dimension, [N, rest, i], and
+// what comes of it, [N, rest, o], is put at the other end: after all factors the indices are in order again.
 at::Tensor taken(const at::Tensor& row, int64_t size, bool front) {
   return front ? row.unflatten(1, {size, -1}).transpose(1, 2) : row.unflatten(1, {-1, size});
 }

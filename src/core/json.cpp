@@ -16,8 +16,8 @@ namespace {
 using nlohmann::json;
 
 constexpr std::array<const char*, 7> option_types{"integer", "number", "flag", "text", "matrix", "matrices", "any"};
-constexpr std::array<const char*, 6> initial_kinds{"constant", "normal", "uniform", "kaiming_uniform", "rotation",
-                                                   "derived"};
+constexpr std::array<const char*, 6> initial_kinds{"constant",        "normal",   "uniform",
+                                                   "kaiming_uniform", "rotation", "derived"};
 static_assert(option_types.size() == static_cast<size_t>(Option::Type::any) + 1);
 static_assert(initial_kinds.size() == static_cast<size_t>(Initial::Kind::derived) + 1);
 constexpr std::array<const char*, 3> compositions{"additive", "scaling", "exclusive"};

@@ -54,8 +54,7 @@ void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, 
 }
 
 at::Tensor Matrix::product(const at::Tensor& x, at::TensorList prepared) const {
-  return form() == Form::factors ? low_rank_product(x, prepared[0], prepared[1])
-                                 : at::linear(x, as(prepared[0], x));
+  return form() == Form::factors ? low_rank_product(x, prepared[0], prepared[1]) : at::linear(x, as(prepared[0], x));
 }
 
 std::vector<at::Tensor> Matrix::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
@@ -100,8 +99,8 @@ namespace {
 
 using Tensors = std::vector<at::Tensor>;
 
-// Sums of gradients are held once for each strip, which pays where they are small beside x; else products are large too,
-// and ATen's own threads serve them.
+// Sums of gradients are held once for each strip, which pays where they are small beside x; else products are large
+// too, and ATen's own threads serve them.
 bool large(const Tensors& prepared, const at::Tensor& x) {
   int64_t numbers = 0;
   for (const auto& tensor : prepared) numbers += tensor.numel();
@@ -120,7 +119,8 @@ at::Tensor inner(const Dropped& x, const at::Tensor& a) {
 }
 
 // Of the matrix itself.
-Tensors dense_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& m, double scale) {
+Tensors dense_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& m,
+                        double scale) {
   if (dx.defined()) {
     if (x.seed.defined()) {
       x.add_part(dx, at::mm(dy, m).mul_(scale), 0);

@@ -10,8 +10,9 @@ namespace {
 
 c10::impl::LocalDispatchKeySet recording_keys() {
   auto keys = c10::impl::tls_local_dispatch_key_set();
-  keys.excluded_ = (keys.excluded_ - c10::autograd_dispatch_keyset - c10::autograd_dispatch_keyset_with_ADInplaceOrView) |
-                   c10::autocast_dispatch_keyset;
+  keys.excluded_ =
+      (keys.excluded_ - c10::autograd_dispatch_keyset - c10::autograd_dispatch_keyset_with_ADInplaceOrView) |
+      c10::autocast_dispatch_keyset;
   return keys;
 }
 

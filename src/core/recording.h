@@ -11,8 +11,8 @@
 
 namespace veneer {
 
-// While alive, lazily conjugated and negated tensors are read as what they stand for. The first call of a compiled graph
-// comes with those dispatch keys excluded, and complex products would silently be wrong.
+// While alive, lazily conjugated and negated tensors are read as what they stand for. The first call of a compiled
+// graph comes with those dispatch keys excluded, and complex products would silently be wrong.
 class PlainKeys {
  public:
   PlainKeys();

@@ -46,8 +46,8 @@ const Entry& find(const std::string& name, const char* what) {
 
 std::string site_name(SiteKind kind) { return kind == SiteKind::linear ? "linear" : "hidden"; }
 
-// The part of a site that the mathematics depends on. Without the path, so that layers of one shape share one plan; with
-// layer and role where the method is `placed`.
+// The part of a site that the mathematics depends on. Without the path, so that layers of one shape share one plan;
+// with layer and role where the method is `placed`.
 json site_json(const Site& site, bool placed) {
   json value{{"kind", site_name(site.kind)},
              {"d_in", site.d_in},
@@ -105,7 +105,8 @@ std::vector<std::shared_ptr<const BoundMethod>> bind_method(const std::string& m
   // the first site's options stand for all.
   const ParameterSpecs shared = entry.shared && !sites.empty() ? entry.shared(parsed.front(), sites) : ParameterSpecs{};
   json shared_json = json::array();
-  for (const auto& spec : shared) shared_json.push_back({{"name", spec.name}, {"trainable", spec.trainable}, {"common", spec.common}});
+  for (const auto& spec : shared)
+    shared_json.push_back({{"name", spec.name}, {"trainable", spec.trainable}, {"common", spec.common}});
 
   std::vector<std::shared_ptr<const BoundMethod>> bound;
   for (size_t i = 0; i < sites.size(); ++i) {
@@ -122,8 +123,9 @@ std::vector<std::shared_ptr<const BoundMethod>> bind_method(const std::string& m
     one->specs = one->method->parameters();
     one->own = one->specs.size();
     one->specs.insert(one->specs.end(), shared.begin(), shared.end());
-    one->plan = json{{"options", own.json()}, {"site", site_json(sites[i], one->method->placed())}, {"shared", shared_json}}
-                    .dump();
+    one->plan =
+        json{{"options", own.json()}, {"site", site_json(sites[i], one->method->placed())}, {"shared", shared_json}}
+            .dump();
     bound.push_back(std::move(one));
   }
   return bound;

@@ -29,9 +29,7 @@ at::Tensor twist(int64_t n, int64_t count, const at::Tensor& like) {
 }
 
 // 1, -1, 1, ...
-at::Tensor alternating(int64_t n, const at::Tensor& like) {
-  return 1 - 2 * at::arange(n, like.options()).remainder(2);
-}
+at::Tensor alternating(int64_t n, const at::Tensor& like) { return 1 - 2 * at::arange(n, like.options()).remainder(2); }
 
 }  // namespace
 

@@ -24,8 +24,8 @@ class Convolution {
   at::Tensor spectrum(const at::Tensor& x) const;
   // The signals [*, n] of spectra.
   at::Tensor signal(const at::Tensor& spectrum) const;
-  // The gradient of the spectrum s from that of y = signal(x * s), of spectra x and dy: conj(x) * dy times these weights,
-  // [n/2 + 1] or a number. (A half spectrum's inner bins count twice.)
+  // The gradient of the spectrum s from that of y = signal(x * s), of spectra x and dy: conj(x) * dy times these
+  // weights, [n/2 + 1] or a number. (A half spectrum's inner bins count twice.)
   at::Tensor weights(const at::Tensor& spectrum) const;
   // The matrix [*, n, n] that convolves with c [*, n]: its first column is c.
   at::Tensor dense(const at::Tensor& c) const;
@@ -40,9 +40,9 @@ class Toeplitz {
  public:
   Toeplitz(int64_t d_in, int64_t d_out);
 
-  at::Tensor dense(const at::Tensor& t) const;                                   // [d_out, d_in]
-  at::Tensor spectrum(const at::Tensor& t) const;                                // of t, once
-  at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;     // x [N, d_in] -> x T^T [N, d_out]
+  at::Tensor dense(const at::Tensor& t) const;                                // [d_out, d_in]
+  at::Tensor spectrum(const at::Tensor& t) const;                             // of t, once
+  at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;  // x [N, d_in] -> x T^T [N, d_out]
   // The gradients of x (undefined unless wanted) and of the spectrum.
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
                                    bool wants_x) const;
@@ -53,8 +53,8 @@ class Toeplitz {
   int64_t length_;  // of the cyclic convolution T is embedded in
 };
 
-// Block matrices [m * g, q * g] whose g x g blocks are circulant, given by the blocks' first columns c [m, q, g]; cut to
-// d_out x d_in.
+// Block matrices [m * g, q * g] whose g x g blocks are circulant, given by the blocks' first columns c [m, q, g]; cut
+// to d_out x d_in.
 class CirculantBlocks {
  public:
   CirculantBlocks(int64_t d_in, int64_t d_out, int64_t g);

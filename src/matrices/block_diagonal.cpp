@@ -31,7 +31,9 @@ class BlockDiagonal final : public Matrix {
   ParameterSpecs parameters() const override {
     const int64_t p = d_in() / blocks_;
     const auto random = Initial::normal(0.0, 1.0 / std::sqrt(static_cast<double>(p)));
-    return {{"block_diagonal_w", {blocks_, d_out() / blocks_, p}, zero_start() ? Initial::zeros() : random,
+    return {{"block_diagonal_w",
+             {blocks_, d_out() / blocks_, p},
+             zero_start() ? Initial::zeros() : random,
              "block_diagonal_w.{adapter}"}};
   }
 

@@ -36,8 +36,8 @@ class Circulant final : public Matrix {
     // Random starts keep the variance of the input: each output sums d_in terms.
     const double std = 1.0 / std::sqrt(static_cast<double>(d_in()));
     if (!product_) {
-      return {{"circulant_c", shape, zero_start() ? Initial::zeros() : Initial::normal(0.0, std),
-               "circulant_c.{adapter}"}};
+      return {
+          {"circulant_c", shape, zero_start() ? Initial::zeros() : Initial::normal(0.0, std), "circulant_c.{adapter}"}};
     }
     return {{"circulant_a", shape, Initial::normal(0.0, zero_start() ? 0.02 : std), "circulant_a.{adapter}"},
             {"circulant_b", shape, zero_start() ? Initial::zeros() : Initial::ones(), "circulant_b.{adapter}"}};

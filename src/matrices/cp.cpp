@@ -1,9 +1,9 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// LoRTA's canonical polyadic decomposition (arXiv 2410.04060): the updates of q, k, v and o in all layers are slices of one
-// tensor, D = A diag(C_h[head] * C_m[matrix] * C_l[layer]) B for each head, [d, d_h], heads side by side. A [d, r], B
-// [r, d_h], C_h [H, r], C_m [4, r], C_l [L, r] are shared; a layer has nothing of its own. q, k, v: M = s D^T, heads along
-// the output; o: M = s D, heads along the input (`reference`: all as o, which is what the authors' code does).
+// LoRTA's canonical polyadic decomposition (arXiv 2410.04060): the updates of q, k, v and o in all layers are slices of
+// one tensor, D = A diag(C_h[head] * C_m[matrix] * C_l[layer]) B for each head, [d, d_h], heads side by side. A [d, r],
+// B [r, d_h], C_h [H, r], C_m [4, r], C_l [L, r] are shared; a layer has nothing of its own. q, k, v: M = s D^T, heads
+// along the output; o: M = s D, heads along the input (`reference`: all as o, which is what the authors' code does).
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -27,8 +27,8 @@ int64_t row_of(const Options& options, const MatrixSite& site) {
   for (size_t i = 0; i < roles.size(); ++i) {
     if (std::find(roles[i].begin(), roles[i].end(), wanted) != roles[i].end()) return static_cast<int64_t>(i);
   }
-  VENEER_CHECK(false, "cp", "expected an attention projection, called one of ", join(roles[0]), ", ", join(roles[1]), ", ",
-               join(roles[2]), ", ", join(roles[3]), "; got `", wanted, "`; give the option role");
+  VENEER_CHECK(false, "cp", "expected an attention projection, called one of ", join(roles[0]), ", ", join(roles[1]),
+               ", ", join(roles[2]), ", ", join(roles[3]), "; got `", wanted, "`; give the option role");
 }
 
 int64_t layer_of(const Options& options, const MatrixSite& site) {
@@ -73,7 +73,7 @@ class Cp final : public Matrix {
     const at::Tensor& b = params["cp_B"];
     const int64_t heads = (transposed_ ? d_out() : d_in()) / b.size(1);
     const at::Tensor c = params["cp_heads"].narrow(0, 0, heads) * params["cp_matrices"].select(0, matrix_) *
-                         params["cp_layers"].select(0, layer_);              // [H, r]
+                         params["cp_layers"].select(0, layer_);                // [H, r]
     const at::Tensor e = (c.t().unsqueeze(2) * b.unsqueeze(1)).flatten(1, 2);  // [r, H d_h]
     const at::Tensor& a = params["cp_A"];
     return transposed_ ? std::vector<at::Tensor>{a.t(), e.t()} : std::vector<at::Tensor>{e, a};
@@ -88,16 +88,16 @@ class Cp final : public Matrix {
     int64_t layers = 0;
     for (const auto& site : sites) {
       const Sizes sizes = sizes_of(options, site);
-      VENEER_CHECK(largest.model == 0 || largest.model == sizes.model, "cp", "all layers must have one model size, got ",
-                   largest.model, " and ", sizes.model);
+      VENEER_CHECK(largest.model == 0 || largest.model == sizes.model, "cp",
+                   "all layers must have one model size, got ", largest.model, " and ", sizes.model);
       largest = {sizes.model, std::max(largest.projected, sizes.projected)};
       layers = std::max(layers, layer_of(options, site) + 1);
     }
     const int64_t heads = options.integer("heads"), rank = options.integer("rank");
     for (const auto& site : sites) {
       const int64_t projected = sizes_of(options, site).projected;
-      VENEER_CHECK(largest.projected % heads == 0 && projected % (largest.projected / heads) == 0, "cp", "heads must divide ",
-                   projected, ", got ", heads);
+      VENEER_CHECK(largest.projected % heads == 0 && projected % (largest.projected / heads) == 0, "cp",
+                   "heads must divide ", projected, ", got ", heads);
     }
     const bool zero = sites.front().start == Start::zero;
     const auto random = Initial::kaiming_uniform(std::sqrt(5.0)), factor = Initial::kaiming_uniform(0.0);
@@ -123,7 +123,8 @@ const RegisterMatrix registrar{
      {Option::integer("rank", 4, "r, the number of components", 1),
       Option::number("alpha", 0.0, "numerator of the scale alpha / r; 0 means a scale of one", 0),
       Option::integer("heads", 1, "H, the model's attention heads", 1),
-      Option::choice("orientation", "heads", "heads along the output of q, k, v, or along the input as in the authors' code",
+      Option::choice("orientation", "heads",
+                     "heads along the output of q, k, v, or along the input as in the authors' code",
                      {"heads", "reference"}),
       Option::choice("role", "auto", "which projection a layer is; auto: by its name", {"auto", "q", "k", "v", "o"}),
       Option::integer("layer", -1, "index of its block; -1: from its path", -1)},

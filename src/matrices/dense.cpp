@@ -25,12 +25,7 @@ class Dense final : public Matrix {
 };
 
 const RegisterMatrix registrar{
-    {"dense",
-     "M = W, any matrix",
-     "d_out * d_in",
-     "the linear layer of torch.nn",
-     {},
-     make_matrix<Dense>}};
+    {"dense", "M = W, any matrix", "d_out * d_in", "the linear layer of torch.nn", {}, make_matrix<Dense>}};
 
 }  // namespace
 }  // namespace veneer

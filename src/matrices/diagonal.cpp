@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// A diagonal matrix, M[i, i] = z[i]; the scalar form is z times the identity. Rectangular: zeros beyond the square part.
+// A diagonal matrix, M[i, i] = z[i]; the scalar form is z times the identity. Rectangular: zeros beyond the square
+// part.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -18,7 +19,9 @@ class Diagonal final : public Matrix {
       : Matrix(site), scalar_(options.text("form") == "scalar"), size_(std::min(site.d_in, site.d_out)) {}
 
   ParameterSpecs parameters() const override {
-    return {{"diagonal_z", {scalar_ ? 1 : size_}, zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0),
+    return {{"diagonal_z",
+             {scalar_ ? 1 : size_},
+             zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0),
              "diagonal_z.{adapter}"}};
   }
 

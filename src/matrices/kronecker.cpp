@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // Kronecker products. SURM's form (arXiv 2406.17740): M = B (x) A with A [r, d_in / r], B [d_out / r, r], r a common
-// divisor, scale alpha / r. A chain: M = F_1 (x) ... (x) F_K, any factors whose sizes multiply to the matrix's (KronA, arXiv
-// 2212.10650, has two). The products go factor by factor.
+// divisor, scale alpha / r. A chain: M = F_1 (x) ... (x) F_K, any factors whose sizes multiply to the matrix's (KronA,
+// arXiv 2212.10650, has two). The products go factor by factor.
 #include <ATen/ATen.h>
 
 #include <cmath>
@@ -66,8 +66,10 @@ class Kronecker final : public Matrix {
     for (size_t k = 0; k < shapes_.size(); ++k) {
       const bool zero = zero_start() && k == (surm_ ? 0 : shapes_.size() - 1);
       const std::string name = surm_ ? (k == 0 ? "kronecker_B" : "kronecker_A") : "kronecker_" + std::to_string(k + 1);
-      specs.push_back({name, {shapes_[k].first, shapes_[k].second},
-                       zero ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0)), name + ".{adapter}"});
+      specs.push_back({name,
+                       {shapes_[k].first, shapes_[k].second},
+                       zero ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0)),
+                       name + ".{adapter}"});
     }
     return specs;
   }

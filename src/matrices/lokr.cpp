@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// LoKr's Kronecker product (LyCORIS, arXiv 2309.14859): M = w1 (x) w2, scale alpha / r. The sizes split into factor pairs,
-// the smaller parts for w1; a factor that is large against r is itself a product of rank r. Names, sizes, starts and keys
-// are HF PEFT's.
+// LoKr's Kronecker product (LyCORIS, arXiv 2309.14859): M = w1 (x) w2, scale alpha / r. The sizes split into factor
+// pairs, the smaller parts for w1; a factor that is large against r is itself a product of rank r. Names, sizes, starts
+// and keys are HF PEFT's.
 #include <ATen/ATen.h>
 
 #include <algorithm>

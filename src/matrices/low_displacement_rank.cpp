@@ -50,10 +50,11 @@ class LowDisplacementRank final : public Matrix {
   ParameterSpecs parameters() const override {
     const double std = 1.0 / std::sqrt(static_cast<double>(rank_ * n_));
     const bool surm = operator_ == "circulant" && zero_start();
-    ParameterSpecs specs{
-        {"ldr_g", {rank_, n_}, zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0 / std::sqrt(double(n_))),
-         "ldr_g.{adapter}"},
-        {"ldr_h", {rank_, n_}, Initial::normal(0.0, surm ? 0.02 : std), "ldr_h.{adapter}"}};
+    ParameterSpecs specs{{"ldr_g",
+                          {rank_, n_},
+                          zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0 / std::sqrt(double(n_))),
+                          "ldr_g.{adapter}"},
+                         {"ldr_h", {rank_, n_}, Initial::normal(0.0, surm ? 0.02 : std), "ldr_h.{adapter}"}};
     if (operator_ == "vandermonde") specs.push_back({"ldr_d", {n_}, Initial::uniform(-0.7, 0.7), "ldr_d.{adapter}"});
     if (operator_ == "subdiagonal") {
       specs.push_back({"ldr_a", {n_ - 1}, Initial::ones(), "ldr_a.{adapter}"});
@@ -106,7 +107,8 @@ class LowDisplacementRank final : public Matrix {
     const at::Tensor back = negacyclic_.spectrum(cyclic_.signal(g * prepared[0].conj()));
     at::Tensor dx;
     if (wants_x) dx = resized(negacyclic_.signal((back * prepared[1].conj()).sum(1)), d_in());
-    return {dx, (inner.conj() * g).sum(0) * cyclic_.weights(g), (signal.conj() * back).sum(0) * negacyclic_.weights(back)};
+    return {dx, (inner.conj() * g).sum(0) * cyclic_.weights(g),
+            (signal.conj() * back).sum(0) * negacyclic_.weights(back)};
   }
 
  private:
@@ -117,15 +119,14 @@ class LowDisplacementRank final : public Matrix {
   Convolution negacyclic_;
 };
 
-const RegisterMatrix registrar{
-    {"low_displacement_rank",
-     "M = sum of R products of structured factors, Z_1(g) Z_-1(h) in SURM",
-     "2 R max(d_out, d_in) (vandermonde: + n; subdiagonal: + 2 (n - 1))",
-     "SURM, arXiv 2406.17740; arXiv 1810.02309",
-     {Option::integer("rank", 1, "R, the number of products", 1),
-      Option::choice("operator", "circulant", "what the factors are made of",
-                     {"circulant", "toeplitz", "hankel", "vandermonde", "subdiagonal"})},
-     make_matrix<LowDisplacementRank>}};
+const RegisterMatrix registrar{{"low_displacement_rank",
+                                "M = sum of R products of structured factors, Z_1(g) Z_-1(h) in SURM",
+                                "2 R max(d_out, d_in) (vandermonde: + n; subdiagonal: + 2 (n - 1))",
+                                "SURM, arXiv 2406.17740; arXiv 1810.02309",
+                                {Option::integer("rank", 1, "R, the number of products", 1),
+                                 Option::choice("operator", "circulant", "what the factors are made of",
+                                                {"circulant", "toeplitz", "hankel", "vandermonde", "subdiagonal"})},
+                                make_matrix<LowDisplacementRank>}};
 
 }  // namespace
 }  // namespace veneer

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// A Monarch matrix as in MoRe (arXiv 2408.17383): M = P_1 L P_2 R, two block-diagonal factors of k blocks, R's [q, p] and
-// L's [s, q], with fixed permutations P_1, P_2 that send each block of R to every block of L. Sizes that k does not
+// A Monarch matrix as in MoRe (arXiv 2408.17383): M = P_1 L P_2 R, two block-diagonal factors of k blocks, R's [q, p]
+// and L's [s, q], with fixed permutations P_1, P_2 that send each block of R to every block of L. Sizes that k does not
 // divide are padded with zeros, and cut.
 #include <ATen/ATen.h>
 
@@ -27,7 +27,9 @@ class Monarch final : public Matrix {
   ParameterSpecs parameters() const override {
     const double right = 1.0 / std::sqrt(static_cast<double>(p_)), left = 1.0 / std::sqrt(static_cast<double>(rank_));
     return {{"monarch_w1", {blocks_, rank_, p_}, Initial::uniform(-right, right), "monarch_w1.{adapter}"},
-            {"monarch_w2", {blocks_, s_, rank_}, zero_start() ? Initial::zeros() : Initial::uniform(-left, left),
+            {"monarch_w2",
+             {blocks_, s_, rank_},
+             zero_start() ? Initial::zeros() : Initial::uniform(-left, left),
              "monarch_w2.{adapter}"}};
   }
 
@@ -64,14 +66,13 @@ class Monarch final : public Matrix {
   int64_t blocks_, rank_, p_, s_;
 };
 
-const RegisterMatrix registrar{
-    {"monarch",
-     "M = P_1 L P_2 R, L and R block-diagonal of k blocks",
-     "k q (ceil(d_in / k) + ceil(d_out / k))",
-     "MoRe, arXiv 2408.17383",
-     {Option::integer("blocks", 4, "k, the blocks of each factor", 1),
-      Option::integer("rank", 4, "q, the rows of a block of R", 1)},
-     make_matrix<Monarch>}};
+const RegisterMatrix registrar{{"monarch",
+                                "M = P_1 L P_2 R, L and R block-diagonal of k blocks",
+                                "k q (ceil(d_in / k) + ceil(d_out / k))",
+                                "MoRe, arXiv 2408.17383",
+                                {Option::integer("blocks", 4, "k, the blocks of each factor", 1),
+                                 Option::integer("rank", 4, "q, the rows of a block of R", 1)},
+                                make_matrix<Monarch>}};
 
 }  // namespace
 }  // namespace veneer

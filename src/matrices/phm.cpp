@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Compacter's parametrised hypercomplex multiplication (arXiv 2106.04647, eq. 4): a sum of Kronecker products, for rows x
-// of d_in features x W with W = sum over i < n of A_i (x) B_i, so M = W^T. The rules A [n, n, n] are shared by all layers
-// or the layer's own; B_i [d_in / n, d_out / n] is of rank rho, s_i t_i, or full with rank 0.
+// Compacter's parametrised hypercomplex multiplication (arXiv 2106.04647, eq. 4): a sum of Kronecker products, for rows
+// x of d_in features x W with W = sum over i < n of A_i (x) B_i, so M = W^T. The rules A [n, n, n] are shared by all
+// layers or the layer's own; B_i [d_in / n, d_out / n] is of rank rho, s_i t_i, or full with rank 0.
 #include <ATen/ATen.h>
 
 #include <cmath>

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// A product of structured matrices, M = M_1 M_2 ..., the last applied to the input first. M_1 starts at zero, the others
-// at random.
+// A product of structured matrices, M = M_1 M_2 ..., the last applied to the input first. M_1 starts at zero, the
+// others at random.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -56,10 +56,11 @@ class Product final : public Matrix {
   static std::vector<MatrixSite> sites(const Options& options, const MatrixSite& site) {
     const size_t count = options.matrix_count("factors");
     const nlohmann::json& given = options.value("sizes");
-    const bool sound = given.is_array() && (given.empty() || given.size() + 1 == count) &&
-                       std::all_of(given.begin(), given.end(), [](const auto& n) { return n.is_number_integer() && n > 0; });
-    VENEER_CHECK(sound, "product", "sizes must be ", count - 1, " positive integers, one between each two factors, got ",
-                 given.dump());
+    const bool sound =
+        given.is_array() && (given.empty() || given.size() + 1 == count) &&
+        std::all_of(given.begin(), given.end(), [](const auto& n) { return n.is_number_integer() && n > 0; });
+    VENEER_CHECK(sound, "product", "sizes must be ", count - 1,
+                 " positive integers, one between each two factors, got ", given.dump());
     std::vector<MatrixSite> all(count, site);
     for (size_t k = 0; k + 1 < count; ++k) {
       const int64_t size = given.empty() ? std::min(site.d_in, site.d_out) : given[k].get<int64_t>();
@@ -79,7 +80,8 @@ const RegisterMatrix registrar{
      "M = M_1 M_2 ...",
      "the factors'",
      "structured matrices are closed under products",
-     {Option::matrices("factors", R"(["diagonal", "circulant"])", "the structured matrices multiplied, the last applied first"),
+     {Option::matrices("factors", R"(["diagonal", "circulant"])",
+                       "the structured matrices multiplied, the last applied first"),
       Option::any("sizes", "[]", "sizes between the factors; none: min(d_in, d_out)", "list[int]")},
      make_matrix<Product>,
      &Product::shared}};

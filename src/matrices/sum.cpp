@@ -11,8 +11,7 @@ namespace {
 
 class Sum final : public Matrix {
  public:
-  Sum(const Options& options, const MatrixSite& site)
-      : Matrix(site), terms_(options, "terms", sites(options, site)) {}
+  Sum(const Options& options, const MatrixSite& site) : Matrix(site), terms_(options, "terms", sites(options, site)) {}
 
   ParameterSpecs parameters() const override { return terms_.parameters(); }
 
@@ -47,13 +46,14 @@ class Sum final : public Matrix {
   Parts terms_;
 };
 
-const RegisterMatrix registrar{{"sum",
-                                "M = M_1 + M_2 + ...",
-                                "the terms'",
-                                "structured matrices are closed under sums",
-                                {Option::matrices("terms", R"(["low_rank", "diagonal"])", "the structured matrices added")},
-                                make_matrix<Sum>,
-                                &Sum::shared}};
+const RegisterMatrix registrar{
+    {"sum",
+     "M = M_1 + M_2 + ...",
+     "the terms'",
+     "structured matrices are closed under sums",
+     {Option::matrices("terms", R"(["low_rank", "diagonal"])", "the structured matrices added")},
+     make_matrix<Sum>,
+     &Sum::shared}};
 
 }  // namespace
 }  // namespace veneer

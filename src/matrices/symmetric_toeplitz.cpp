@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Symmetric Toeplitz matrices T(t)[i, j] = t[|i - j|], SURM (arXiv 2406.17740): M = T(b) T(a) as in the paper's update of
-// a weight, T(a * b) as in its adapter layer, or one T(t). Rectangular: of size n = max(d_out, d_in), cut to d_out x d_in.
+// Symmetric Toeplitz matrices T(t)[i, j] = t[|i - j|], SURM (arXiv 2406.17740): M = T(b) T(a) as in the paper's update
+// of a weight, T(a * b) as in its adapter layer, or one T(t). Rectangular: of size n = max(d_out, d_in), cut to d_out x
+// d_in.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -21,11 +22,15 @@ class SymmetricToeplitz final : public Matrix {
   ParameterSpecs parameters() const override {
     const double std = 1.0 / std::sqrt(static_cast<double>(n_));
     if (form_ == "single") {
-      return {{"symmetric_toeplitz_t", {n_}, zero_start() ? Initial::zeros() : Initial::normal(0.0, std),
+      return {{"symmetric_toeplitz_t",
+               {n_},
+               zero_start() ? Initial::zeros() : Initial::normal(0.0, std),
                "symmetric_toeplitz_t.{adapter}"}};
     }
     const auto b = form_ == "product" ? Initial::normal(0.0, std) : Initial::ones();
-    return {{"symmetric_toeplitz_a", {n_}, Initial::normal(0.0, zero_start() ? 0.02 : std),
+    return {{"symmetric_toeplitz_a",
+             {n_},
+             Initial::normal(0.0, zero_start() ? 0.02 : std),
              "symmetric_toeplitz_a.{adapter}"},
             {"symmetric_toeplitz_b", {n_}, zero_start() ? Initial::zeros() : b, "symmetric_toeplitz_b.{adapter}"}};
   }

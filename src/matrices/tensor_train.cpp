@@ -2,8 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 // Tensor trains as in LoRETTA (arXiv 2402.11417): cores G_k [r_(k-1), k_k, r_k], r_0 = r_p = 1, whose product, with the
 // modes k_k as indices in row-major order, is M^T [d_in, d_out]. The modes of d_in come first, then those of d_out, so
-// that x M^T goes through the rank at the boundary, as LoRA does. In the `block` layout, tensorly-torch's, cores [r_(k-1),
-// o_k, i_k, r_k] have a mode of each side, and their product is M.
+// that x M^T goes through the rank at the boundary, as LoRA does. In the `block` layout, tensorly-torch's, cores
+// [r_(k-1), o_k, i_k, r_k] have a mode of each side, and their product is M.
 #include <ATen/ATen.h>
 
 #include <algorithm>
@@ -26,7 +26,8 @@ int64_t total(const Modes& modes, size_t count) {
 
 // n as a product of about log_8(n) ascending factors: its primes, largest first, each go to the smallest.
 Modes modes_of(int64_t n) {
-  Modes boxes(std::max<size_t>(1, static_cast<size_t>(std::lround(std::log(static_cast<double>(n)) / std::log(8.0)))), 1);
+  Modes boxes(std::max<size_t>(1, static_cast<size_t>(std::lround(std::log(static_cast<double>(n)) / std::log(8.0)))),
+              1);
   Modes primes;
   for (int64_t p = 2, rest = n; rest > 1; ++p) {
     for (; rest % p == 0; rest /= p) primes.push_back(p);
@@ -63,7 +64,8 @@ class TensorTrain final : public Matrix {
     ParameterSpecs specs;
     const size_t count = modes_.size();
     // Each core N(0, 1 / r_k) times the p-th root of what an entry of M shall have.
-    const double std = std::pow(1.0 / std::sqrt(static_cast<double>(d_in() + d_out())), 1.0 / static_cast<double>(count));
+    const double std =
+        std::pow(1.0 / std::sqrt(static_cast<double>(d_in() + d_out())), 1.0 / static_cast<double>(count));
     for (size_t k = 0; k < count; ++k) {
       const int64_t left = k == 0 ? 1 : rank_, right = k + 1 == count ? 1 : rank_;
       std::vector<int64_t> shape{left, modes_[k], right};
@@ -88,9 +90,7 @@ class TensorTrain final : public Matrix {
   }
 
   // Without a core boundary between input and output there is no rank to go through.
-  Form form() const override {
-    return block_ || total(modes_, boundary_) != d_in() ? Form::dense : Form::factors;
-  }
+  Form form() const override { return block_ || total(modes_, boundary_) != d_in() ? Form::dense : Form::factors; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     if (form() == Form::dense) return {dense(params)};
     const at::Tensor left = contracted(params, 0, boundary_), right = contracted(params, boundary_, modes_.size());

@@ -25,8 +25,7 @@ namespace {
 constexpr double smallest_norm = 1e-12;
 
 MatrixSite matrix_site(const Options& options, const Site& site) {
-  return {site.d_in, site.d_out, options.text("start") == "zero" ? Start::zero : Start::random, site.layer,
-          site.role};
+  return {site.d_in, site.d_out, options.text("start") == "zero" ? Start::zero : Start::random, site.layer, site.role};
 }
 
 class Additive final : public Method {
@@ -106,8 +105,8 @@ class Additive final : public Method {
   double dropout() const override { return dropout_; }
 
  private:
-  // W + s M where products with M are dense ones anyway: one product instead of two, each way. For many rows, and not in
-  // 16 bits, where a small update would be lost in the sum.
+  // W + s M where products with M are dense ones anyway: one product instead of two, each way. For many rows, and not
+  // in 16 bits, where a small update would be lost in the sum.
   bool through_merged(const Input& in, const at::Tensor& x) const {
     return matrix_->form() == Matrix::Form::dense && in.weight.defined() && !in.seed.defined() && !x.is_meta() &&
            wide_type(x.scalar_type()) == x.scalar_type() && x.size(0) >= std::min(site_.d_in, site_.d_out);
@@ -178,28 +177,26 @@ const RegisterMethod registrar{
      shared}};
 
 const RegisterConfig config{
-    {"ADDITIVE",
-     "AdditiveConfig",
-     "Any structured matrix as the update of a frozen weight, or of a hidden state",
-     OptionTable{Option::matrix("matrix", "low_rank",
-                                "the structured matrix: its name, or an object with its name and options"),
-                 Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"})} +
+    {"ADDITIVE", "AdditiveConfig", "Any structured matrix as the update of a frozen weight, or of a hidden state",
+     OptionTable{
+         Option::matrix("matrix", "low_rank",
+                        "the structured matrix: its name, or an object with its name and options"),
+         Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"})} +
          additive_fields("additive_only"),
-     "{}",
-     [](const Options& fields, const Site&) {
+     "{}", [](const Options& fields, const Site&) {
        return additive_call(fields.value("matrix"), fields, fields.text("start"));
      }}};
 
 }  // namespace
 
 OptionTable additive_fields(const std::string& own_bias) {
-  return {Option::number("scaling", 1.0, "factor on the update, times the matrix's own scale"),
-          Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
-          Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", own_bias}),
-          Option::flag("use_dora", false, "train magnitude and direction apart"),
-          Option::choice("dora_dropout", "peft",
-                         "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product",
-                         {"peft", "shared"})};
+  return {
+      Option::number("scaling", 1.0, "factor on the update, times the matrix's own scale"),
+      Option::number("dropout", 0.0, "probability of dropping an element of the update's input", 0.0, 0.9999),
+      Option::choice("bias", "none", "which biases of the base are trained", {"none", "all", own_bias}),
+      Option::flag("use_dora", false, "train magnitude and direction apart"),
+      Option::choice("dora_dropout", "peft",
+                     "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product", {"peft", "shared"})};
 }
 
 MethodCall additive_call(const nlohmann::json& matrix, const Options& fields, const std::string& start) {

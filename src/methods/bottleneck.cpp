@@ -126,8 +126,7 @@ const RegisterMethod registrar{
      shared}};
 
 const RegisterConfig config{
-    {"BOTTLENECK",
-     "BottleneckConfig",
+    {"BOTTLENECK", "BottleneckConfig",
      "Adapter with a narrow inner layer at hidden states: Houlsby (arXiv 1902.00751), Pfeiffer (arXiv 2005.00052), "
      "parallel (arXiv 2110.04366)",
      OptionTable{
@@ -137,8 +136,7 @@ const RegisterConfig config{
          Option::choice("init_weights", "zero_up", "up zero (the base model exactly), or every matrix N(0, 0.02^2)",
                         {"zero_up", "bert"})} +
          bottleneck_fields("houlsby", "gelu", 0, 16.0),
-     "{}",
-     [](const Options& fields, const Site&) {
+     "{}", [](const Options& fields, const Site&) {
        const auto matrix = [&](const char* own) {
          return fields.value(own).is_null() ? fields.value("matrix") : fields.value(own);
        };
@@ -159,7 +157,8 @@ void default_placement(const std::string& owner, nlohmann::json& fields, bool la
     return;
   }
   VENEER_CHECK(layer, owner, "placement is of adapter layers; this configuration changes weights");
-  const bool known = std::find(placements().begin(), placements().end(), placement) != placements().end();
+  const bool known = placement.is_string() && std::find(placements().begin(), placements().end(),
+                                                        placement.get<std::string>()) != placements().end();
   VENEER_CHECK(known, owner, "placement must be one of: ", join(placements()), "; got ", placement.dump());
 }
 

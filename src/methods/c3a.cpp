@@ -26,9 +26,11 @@ const RegisterConfig config{
        const nlohmann::json& start = fields.value("init_weights");
        const bool zero = start == true;
        const nlohmann::json initial = start.is_boolean() ? nlohmann::json("xavier_uniform") : start;
-       const nlohmann::json size = pattern_value(fields.value("block_size_pattern"), site.path, fields.integer("block_size"));
-       return method_call("additive", {{"matrix", {{"name", "block_circulant"}, {"block_size", size}, {"initial", initial}}},
-                                       {"start", zero ? "zero" : "random"}});
+       const nlohmann::json size =
+           pattern_value(fields.value("block_size_pattern"), site.path, fields.integer("block_size"));
+       return method_call("additive",
+                          {{"matrix", {{"name", "block_circulant"}, {"block_size", size}, {"initial", initial}}},
+                           {"start", zero ? "zero" : "random"}});
      }}};
 
 }  // namespace

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Compacter (arXiv 2106.04647): bottleneck adapters whose projections are sums of Kronecker products, with rules shared by
-// all layers. Compacter++ has them after the feed-forward only.
+// Compacter (arXiv 2106.04647): bottleneck adapters whose projections are sums of Kronecker products, with rules shared
+// by all layers. Compacter++ has them after the feed-forward only.
 #include <nlohmann/json.hpp>
 
 #include "methods/bottleneck.h"
@@ -10,8 +10,7 @@ namespace veneer {
 namespace {
 
 const RegisterConfig config{
-    {"COMPACTER",
-     "CompacterConfig",
+    {"COMPACTER", "CompacterConfig",
      "Bottleneck adapter of Kronecker products with shared rules: Compacter (arXiv 2106.04647); Compacter++ with "
      "placement=\"houlsby_feedforward\"",
      OptionTable{Option::integer("phm_dim", 4, "n, the terms of a projection; it must divide d and the inner size", 1),
@@ -22,8 +21,7 @@ const RegisterConfig config{
                                 "the base model exactly, or as in the paper, whose start is only near it",
                                 {"zero_up", "paper"})} +
          bottleneck_fields("houlsby", "gelu_tanh", 0, 32.0),
-     "{}",
-     [](const Options& fields, const Site&) {
+     "{}", [](const Options& fields, const Site&) {
        const nlohmann::json matrix{{"name", "phm"},
                                    {"n", fields.integer("phm_dim")},
                                    {"rank", fields.integer("phm_rank")},

@@ -16,7 +16,8 @@ const RegisterConfig config{
      {Option::integer("r", 8, "rank of the factors that have one", 1),
       Option::number("alpha", 8, "the update is scaled by alpha / r", 1e-30),
       Option::flag("decompose_both", false, "let the smaller factor be of rank r too"),
-      Option::integer("decompose_factor", -1, "wanted size of the smaller factor's sides; -1: near the square root", -1),
+      Option::integer("decompose_factor", -1, "wanted size of the smaller factor's sides; -1: near the square root",
+                      -1),
       Option::any("init_weights", "true",
                   "true: the smaller factor zero; \"lycoris\": the larger one; false: both random", "bool | str"),
       Option::any("rank_pattern", "{}", "ranks by module: {regular expression of the path or its end: r}",
@@ -28,16 +29,15 @@ const RegisterConfig config{
        const nlohmann::json& start = fields.value("init_weights");
        VENEER_CHECK(start.is_boolean() || start == "lycoris", "LoKrConfig",
                     "init_weights must be one of: true, false, \"lycoris\"; got ", start.dump());
-       return method_call(
-           "additive",
-           {{"matrix",
-             {{"name", "lokr"},
-              {"rank", pattern_value(fields.value("rank_pattern"), site.path, fields.integer("r"))},
-              {"alpha", pattern_value(fields.value("alpha_pattern"), site.path, fields.number("alpha"))},
-              {"decompose_both", fields.flag("decompose_both")},
-              {"decompose_factor", fields.integer("decompose_factor")},
-              {"initial", start == "lycoris" ? "lycoris" : "default"}}},
-            {"start", start == false ? "random" : "zero"}});
+       return method_call("additive",
+                          {{"matrix",
+                            {{"name", "lokr"},
+                             {"rank", pattern_value(fields.value("rank_pattern"), site.path, fields.integer("r"))},
+                             {"alpha", pattern_value(fields.value("alpha_pattern"), site.path, fields.number("alpha"))},
+                             {"decompose_both", fields.flag("decompose_both")},
+                             {"decompose_factor", fields.integer("decompose_factor")},
+                             {"initial", start == "lycoris" ? "lycoris" : "default"}}},
+                           {"start", start == false ? "random" : "zero"}});
      }}};
 
 }  // namespace

@@ -31,7 +31,8 @@ const RegisterConfig config{
       Option::number("dropout", 0.0, "probability of dropping an element of the input", 0.0, 0.9999),
       Option::any("down_shape", "[]", "modes of the first train; none: near 8 each", "list[int]"),
       Option::any("up_shape", "[]", "modes of the second train", "list[int]"),
-      Option::integer("hidden_size", 0, "adp: d where neither the model's config nor the module tells it; 0: found", 0)},
+      Option::integer("hidden_size", 0, "adp: d where neither the model's config nor the module tells it; 0: found",
+                      0)},
      "{}",
      [](const Options& fields, const Site&) {
        const json down = train(fields, "down_shape"), up = train(fields, "up_shape");
@@ -44,16 +45,13 @@ const RegisterConfig config{
                                            {"dropout", fields.number("dropout")}});
        }
        const double rank = static_cast<double>(fields.integer("r"));
-       return method_call(
-           "additive",
-           {{"matrix", {{"name", "product"}, {"factors", {up, down}}, {"sizes", {fields.integer("r")}}}},
-            {"scale", fields.number("lora_alpha") / rank},
-            {"dropout", fields.number("dropout")}});
+       return method_call("additive",
+                          {{"matrix", {{"name", "product"}, {"factors", {up, down}}, {"sizes", {fields.integer("r")}}}},
+                           {"scale", fields.number("lora_alpha") / rank},
+                           {"dropout", fields.number("dropout")}});
      },
      {},
-     [](json& fields) {
-       default_placement("LorettaConfig", fields, fields.at("mode") == "adp", "houlsby");
-     }}};
+     [](json& fields) { default_placement("LorettaConfig", fields, fields.at("mode") == "adp", "houlsby"); }}};
 
 }  // namespace
 }  // namespace veneer

@@ -10,9 +10,7 @@ namespace veneer {
 namespace {
 
 const RegisterConfig config{
-    {"LORTA",
-     "LortaConfig",
-     "Attention updates as slices of one shared tensor: LoRTA (arXiv 2410.04060)",
+    {"LORTA", "LortaConfig", "Attention updates as slices of one shared tensor: LoRTA (arXiv 2410.04060)",
      OptionTable{Option::integer("r", 4, "number of components", 1),
                  Option::number("lora_alpha", 8, "the update is scaled by lora_alpha / r", 1e-30),
                  Option::integer("num_attention_heads", 0, "heads of the model; 0: from the model's config", 0),
@@ -20,8 +18,7 @@ const RegisterConfig config{
                                 "heads along the output of query, key and value, or as in the authors' code",
                                 {"heads", "reference"})} +
          additive_fields("lorta_only"),
-     "{}",
-     [](const Options& fields, const Site&) {
+     "{}", [](const Options& fields, const Site&) {
        VENEER_CHECK(fields.integer("num_attention_heads") > 0, "LortaConfig",
                     "num_attention_heads is not known from the model's config; give it");
        return additive_call({{"name", "cp"},

@@ -18,14 +18,16 @@ using nlohmann::json;
 const std::vector<std::string> structures{"circulant", "symmetric_toeplitz", "toeplitz", "kronecker", "ldr"};
 
 OptionTable structure_fields() {
-  return {Option::choice("structure", "circulant", "the structured matrix", structures),
-          Option::any("form", "null",
-                      "circulant: product (c = a * b) or single; symmetric_toeplitz: product (T(b) T(a)), elementwise (T(a * "
-                      "b)) or single; none: the paper's",
-                      "str | None"),
-          Option::integer("rank", 0, "kronecker: r; ldr: number of products; 0: a default that fits any layer", 0),
-          Option::integer("block_size", 0, "circulant: size of the blocks of a rectangular layer; 0: gcd(d_in, d_out)", 0),
-          Option::flag("padding", false, "circulant: pad sizes up to multiples of block_size")};
+  return {
+      Option::choice("structure", "circulant", "the structured matrix", structures),
+      Option::any(
+          "form", "null",
+          "circulant: product (c = a * b) or single; symmetric_toeplitz: product (T(b) T(a)), elementwise (T(a * "
+          "b)) or single; none: the paper's",
+          "str | None"),
+      Option::integer("rank", 0, "kronecker: r; ldr: number of products; 0: a default that fits any layer", 0),
+      Option::integer("block_size", 0, "circulant: size of the blocks of a rectangular layer; 0: gcd(d_in, d_out)", 0),
+      Option::flag("padding", false, "circulant: pad sizes up to multiples of block_size")};
 }
 
 // Fields that the structure does not have would be ignored silently.
@@ -55,16 +57,15 @@ json matrix_of(const Options& fields, const char* form) {
   return matrix;
 }
 
-const RegisterConfig update{{"SURM",
-                             "SurmConfig",
-                             "Structured update of unrestricted rank: SURM (arXiv 2406.17740)",
-                             structure_fields() + additive_fields("surm_only"),
-                             "{}",
-                             [](const Options& fields, const Site&) {
-                               return additive_call(matrix_of(fields, "product"), fields);
-                             },
-                             {},
-                             [](json& fields) { check_structure("SurmConfig", fields); }}};
+const RegisterConfig update{
+    {"SURM",
+     "SurmConfig",
+     "Structured update of unrestricted rank: SURM (arXiv 2406.17740)",
+     structure_fields() + additive_fields("surm_only"),
+     "{}",
+     [](const Options& fields, const Site&) { return additive_call(matrix_of(fields, "product"), fields); },
+     {},
+     [](json& fields) { check_structure("SurmConfig", fields); }}};
 
 const RegisterConfig layer{
     {"SURM_ADAPTER",
@@ -72,14 +73,16 @@ const RegisterConfig layer{
      "Adapter layer of one square structured matrix at hidden states: SURM (arXiv 2406.17740)",
      structure_fields() +
          OptionTable{
-             Option::choice("placement", "houlsby",
-                            "after attention and feed-forward, after the feed-forward alone, after its norm, or beside it",
-                            placements()),
+             Option::choice(
+                 "placement", "houlsby",
+                 "after attention and feed-forward, after the feed-forward alone, after its norm, or beside it",
+                 placements()),
              Option::choice("non_linearity", "gelu", "after the matrix", activations()),
              Option::number("scaling", 1.0, "factor on the adapter's output"),
              Option::number("dropout", 0.0, "probability of dropping an element of the adapter's input", 0.0, 0.9999),
              Option::flag("use_bias", true, "train a bias after the nonlinearity"),
-             Option::integer("hidden_size", 0, "d where neither the model's config nor the module tells it; 0: found", 0)},
+             Option::integer("hidden_size", 0, "d where neither the model's config nor the module tells it; 0: found",
+                             0)},
      "{}",
      [](const Options& fields, const Site& site) {
        json matrix = matrix_of(fields, "elementwise");

@@ -24,7 +24,7 @@ from veneer.bench.machine import Constants
 from veneer.bench.render import markers, render
 
 CPU = torch.device("cpu")
-N, D = 64, 48
+N, D = 64, 192
 
 
 def bench(*arguments):
@@ -436,7 +436,7 @@ def test_the_target_table_has_a_line_for_each_of_the_issue():
         rows.append(fake(target.case, OURS, step_tax_median=0.11, step_over_plain=0.7, saved_added_bytes=2**18))
         rows.append(fake(target.case, target.beside, step_tax_median=0.4, saved_added_bytes=2**23))
     with_amx = {line.case: line for line in targets.table(rows, amx=True)}
-    assert len(with_amx) == 12
+    assert len(with_amx) == 14
     assert vars(with_amx["LoRA 768x768 fp32, p = 0 / 0.1"]) == {
         "case": "LoRA 768x768 fp32, p = 0 / 0.1",
         "peft": "40 % / 40 %",

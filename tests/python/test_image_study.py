@@ -19,7 +19,16 @@ def images(root, shared_data, monkeypatch):
 
 def test_a_stopped_study_goes_on(images, shared_data, tmp_path, capsys):
     common = ["--quick", "--workers", "1", "--data", str(shared_data), "--cache", str(tmp_path / "cache")]
-    arguments = [*common, "--out", str(tmp_path / "study"), "--tasks", "mnist", "--families", "linear_probe", "low_rank"]
+    arguments = [
+        *common,
+        "--out",
+        str(tmp_path / "study"),
+        "--tasks",
+        "mnist",
+        "--families",
+        "linear_probe",
+        "low_rank",
+    ]
     assert images.main([*arguments, "--hours", "0"]) == 0
     assert "time is up" in capsys.readouterr().out
     assert images.main([*arguments, "toeplitz"]) == 0

@@ -93,8 +93,8 @@ def _plain(case: Case, ground: Field, ours: nn.Module) -> Contender:
 
 
 def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
-    matrix = next(iter(ground.layers[0].adapters.values())).own[0]
-    block = getattr(*matrix).shape[-1]
+    own = next(iter(ground.layers[0].adapters.values())).own  # none where all is shared (LoRTA)
+    block = getattr(*own[0]).shape[-1] if own else 0
     configuration = peers.config(case, ground.targets, ground.head, block)
     import peft
 

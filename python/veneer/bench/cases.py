@@ -33,6 +33,7 @@ CONFIG_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "LOKR": [("lokr-r8", {"r": 8, "alpha": 16})],
     "C3A": [("c3a-b64", {"block_size": 64})],
     "LORETTA": [("loretta-rep", {}), ("loretta-adp", {"mode": "adp", "placement": "houlsby"})],
+    "COMPACTER": [("compacter", {"bottleneck_size": 24})],
     "LORTA": [],  # its layers have to be attention projections: the matrix row says which
     "ADDITIVE": [],  # its cells are the matrix rows below
     "METHOD": [],

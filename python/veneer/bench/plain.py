@@ -39,6 +39,19 @@ def _circulant(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Ten
     return torch.fft.irfft(mixed, g).flatten(-2)[..., :d_out].to(x.dtype)
 
 
+def _block_circulant(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Tensor:
+    kappa = x.shape[-1] if options["normalization"] == "input_size" else 1
+    columns = p["c3a_kernel"].flip(-1).roll(1, -1) / kappa
+    return _circulant(x, {"circulant_c": columns}, {"form": "single"}, d_out)
+
+
+def _lokr(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Tensor:  # noqa: ARG001
+    w1, w2 = (p[w] if w in p else p[w + "_a"] @ p[w + "_b"] for w in ("lokr_w1", "lokr_w2"))
+    blocks = x.unflatten(-1, (w1.shape[1], w2.shape[1])) @ w2.T  # [N, i1, o2]
+    scale = (options["alpha"] or options["rank"]) / options["rank"]
+    return torch.einsum("oi,...ij->...oj", w1, blocks).flatten(-2) * scale
+
+
 def _vera(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Tensor:  # noqa: ARG001
     h = F.linear(x, p["vera_A"][:, : x.shape[-1]]) * p["vera_lambda_d"]
     return F.linear(h, p["vera_B"][:d_out]) * p["vera_lambda_b"]
@@ -52,6 +65,8 @@ def _dense(x: Tensor, p: Params, options: dict[str, Any], d_out: int) -> Tensor:
 APPLY: dict[str, Callable[[Tensor, Params, dict[str, Any], int], Tensor]] = {
     "low_rank": _low_rank,
     "circulant": _circulant,
+    "block_circulant": _block_circulant,
+    "lokr": _lokr,
     "vera": _vera,
     "dense": _dense,
 }
@@ -192,14 +207,31 @@ class PlainBottleneck(PlainLayer):
         out = self.base_layer(*args, **kwargs)
         u = out[0] if isinstance(out, tuple) else out
         p = self.params()
+        common = {name: t for name, t in p.items() if not name.startswith(("down_", "up_"))}  # Compacter's rule
         part = {
-            half: {name[len(half) + 1 :]: t for name, t in p.items() if name.startswith(half + "_")}
+            half: common | {name[len(half) + 1 :]: t for name, t in p.items() if name.startswith(half + "_")}
             for half in ("down", "up")
         }
         h = self.down.apply(self.dropout(u).to(self.tensors[0].dtype), part["down"])
         h = ACTIVATIONS[self.options["activation"]](h + part["down"]["bias"] if self.options["bias"] else h)
         h = self.up.apply(h, part["up"])
         h = h + part["up"]["bias"] if self.options["bias"] else h
+        y = u + (h if self.options["scale"] == 1.0 else self.options["scale"] * h).to(u.dtype)
+        return (y, *out[1:]) if isinstance(out, tuple) else y
+
+
+class PlainSurmAdapter(PlainLayer):
+    """u + s * (act(M dropout(u)) + b) after the base, the first part of whose output is u."""
+
+    def prepare(self) -> None:
+        self.M = self.matrix("matrix", self.d_in, self.d_out)
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.base_layer(*args, **kwargs)
+        u = out[0] if isinstance(out, tuple) else out
+        p = {name.removeprefix("adapter_"): t for name, t in self.params().items()}
+        h = ACTIVATIONS[self.options["activation"]](self.M.apply(self.dropout(u).to(self.tensors[0].dtype), p))
+        h = h + p["bias"] if self.options["bias"] else h
         y = u + (h if self.options["scale"] == 1.0 else self.options["scale"] * h).to(u.dtype)
         return (y, *out[1:]) if isinstance(out, tuple) else y
 
@@ -222,6 +254,8 @@ def plain_layer(layer: AdaptedLayer, base_layer: nn.Module) -> PlainLayer | None
     kind: type[PlainLayer] | None = None
     if method.name == "bottleneck" and layer.wiring == "output":
         kind = PlainBottleneck
+    elif method.name == "surm_adapter" and layer.wiring == "output":
+        kind = PlainSurmAdapter
     elif layer.wiring == "linear" and method.name == "additive":
         kind = PlainDecomposed if json.loads(method.plan)["options"]["decompose"] else PlainAdditive
     elif layer.wiring == "linear" and method.name == "ia3":

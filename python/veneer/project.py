@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -26,7 +26,8 @@ from veneer.names import listed, suggestion
 
 SWEEPS = 10  # of least squares over the blocks before L-BFGS takes over
 INNER = 10  # steps of conjugate gradients within a sweep: the other blocks will move anyway
-CHUNK = 25  # iterations of L-BFGS between two looks at its progress
+# Of L-BFGS between two looks at its progress, which alone end it.
+CHUNK = {"max_iter": 25, "history_size": 25, "line_search_fn": "strong_wolfe", "tolerance_change": 1e-30}
 EXACT = 1e-13  # relative error below which there is only rounding
 RECOVERED = 1e-6  # relative error at which another start cannot be worth while
 
@@ -43,7 +44,7 @@ class Projection:
         error: ||T - M||, Frobenius.
         relative_error: error / ||T||; of a target of zeros, the error.
         parameters: how many numbers are trained.
-        converged: False where `max_iterations` ended the search for this M.
+        converged: False where `max_iterations` ended the start that gave this M.
         iterations: evaluations of M with its gradient, over all starts.
     """
 
@@ -80,9 +81,9 @@ class Projection:
             raise ValueError(f"[project] `{adapter}` is merged into {layer.path}: unmerge_adapter() first")
         target = layer.adapters[adapter]
         names = [spec.name for spec in target.specs]
-        here = {name: list(p.shape) for name, p in zip(names, target.params(), strict=False)}
-        ours = {name: list(self.tensors[name].shape) for name in names if name in self.tensors}
-        if here != ours or not self._acts_as_dense(target, [self.tensors[name].double() for name in names]):
+        here = [layer.site()["d_out"], layer.site()["d_in"], *(spec.shape for spec in target.specs)]
+        ours = [*self.dense.shape, *(list(self.tensors[name].shape) for name in names if name in self.tensors)]
+        if here != ours or not self._acts_as_dense(target, [self.tensors[name] for name in names]):
             raise ValueError(
                 f"[project] with these parameters `{adapter}` at {layer.path} would not add the projected matrix: it must "
                 f"be additive, not DoRA, with the matrix {self.matrix}, scaling 1 and the same shared tensors"
@@ -92,10 +93,9 @@ class Projection:
 
     def _acts_as_dense(self, adapter: Adapter, own: list[Tensor]) -> bool:
         """Whether the method of `adapter` with these own tensors adds x M^T; tried with the unit vectors."""
-        d_out, d_in = self.dense.shape
         dense = self.dense.double()
         params = [t.to(dense) for t in [*own, *adapter.params()[len(own) :]]]
-        zero, eye = dense.new_zeros(d_out, d_in), torch.eye(d_in, dtype=dense.dtype, device=dense.device)
+        zero, eye = torch.zeros_like(dense), torch.eye(dense.shape[1]).to(dense)
         update = adapter.method.forward(eye, zero.t().contiguous(), zero, None, params, None).t()
         rounding = 64 * torch.finfo(self.dense.dtype).eps
         return bool((update - dense).norm() <= rounding * dense.norm())
@@ -106,10 +106,9 @@ def _layer(model: nn.Module, module: str | None) -> AdaptedLayer:
     if module is None and isinstance(model, AdaptedLayer):
         return model
     if module not in layers:
-        known = listed(list(layers)[:8]) + (", ..." if len(layers) > 8 else "")
+        known = listed(list(layers)[:8]) or "none"
         raise ValueError(
-            f"[project] expected the path of an adapted layer, got {module}; there: {known or 'none'}"
-            f"{suggestion(str(module), layers)}"
+            f"[project] expected the path of an adapted layer, got {module}; there: {known}{suggestion(str(module), layers)}"
         )
     return layers[module]
 
@@ -145,11 +144,10 @@ def project(
             (unknown name or options, sizes).
     """
     _check(target, tolerance, max_iterations, restarts)
-    device = target.device
     with (
         torch.inference_mode(False),
         torch.enable_grad(),
-        torch.autocast(device.type, enabled=False),
+        torch.autocast(target.device.type, enabled=False),
         torch.random.fork_rng(devices=[]),
     ):
         torch.default_generator.manual_seed(seed)
@@ -157,13 +155,12 @@ def project(
         size = wanted.norm().item()
         family = _Family(matrix, wanted)
         best, used = None, 0
-        for _ in range(restarts):
+        for _ in range(1 if family.linear else restarts):
             search = _Search(family, wanted, max_iterations)
             search.run(tolerance)
             used += search.used
-            if best is None or search.error < best.error:
-                best = search
-            if family.linear or best.error <= RECOVERED:
+            best = search if best is None or search.error < best.error else best
+            if best.error <= RECOVERED:
                 break
         with torch.no_grad():
             tensors = {name: t.to(target.dtype) for name, t in family.tensors(best.theta).items()}
@@ -171,7 +168,7 @@ def project(
             error = (wanted - dense).norm().item()
     return Projection(
         matrix=family.matrix,
-        tensors={name: t for name, t in tensors.items() if name in family.kept},
+        tensors={name: t for name, t in tensors.items() if name in family.returned},
         dense=dense.to(target.dtype),
         error=error,
         relative_error=error / (size or 1.0),
@@ -188,20 +185,11 @@ def _check(target: Tensor, tolerance: float, max_iterations: int, restarts: int)
         raise ValueError(f"[project] target must be of a floating-point dtype, got {target.dtype}")
     if not target.isfinite().all():
         raise ValueError("[project] target must be finite, got NaN or infinity")
-    if not 0.0 < tolerance < 1.0:
-        raise ValueError(f"[project] tolerance must be between 0 and 1, got {tolerance}")
-    for name, value in (("max_iterations", max_iterations), ("restarts", restarts)):
-        if value < 1:
-            raise ValueError(f"[project] {name} must be at least 1, got {value}")
-
-
-@dataclass(frozen=True)
-class _Block:
-    """Elements of the parameter vector in which the matrix is affine. `orthogonal`: their contributions to it are
-    orthogonal, so that least squares needs no iteration."""
-
-    index: Tensor
-    orthogonal: bool
+    if not (0.0 < tolerance < 1.0 and max_iterations >= 1 and restarts >= 1):
+        raise ValueError(
+            "[project] tolerance must be between 0 and 1, max_iterations and restarts at least 1; got "
+            f"{tolerance}, {max_iterations}, {restarts}"
+        )
 
 
 class _Family:
@@ -217,9 +205,10 @@ class _Family:
         self.zero = torch.zeros_like(like)
         self.shared = json.dumps(shared)
         self.specs = [*self.method.own, *(Spec(s["name"], s["shape"], s["key"], s["trainable"]) for s in shared)]
-        self.kept = {s.name for s in self.specs if s.trainable} | {s.name for s in self.method.own}
         self.drawn = self._draw()  # of which what is frozen stays
-        sizes = [math.prod(spec.shape) for spec in self.specs if spec.trainable]
+        self.trained = [spec for spec in self.specs if spec.trainable]
+        self.returned = {spec.name for spec in [*self.method.own, *self.trained]}
+        sizes = [math.prod(spec.shape) for spec in self.trained]
         self.count = sum(sizes)
         self.pieces = torch.arange(self.count, device=like.device).split(sizes)
         self._structure()
@@ -252,45 +241,44 @@ class _Family:
     def dense(self, tensors: dict[str, Tensor]) -> Tensor:
         return self.method.weight(self.zero, list(tensors.values()))
 
-    def within(self, theta: Tensor, index: Tensor) -> _Affine:
-        return _Affine(lambda x: self(theta.index_copy(0, index, x)), theta.new_zeros(len(index)))
-
-    # Structure ------------------------------------------------------------------------------------------------------
+    def along(self, theta: Tensor, index: Tensor) -> Callable[[Tensor], Tensor]:
+        """The matrix as a function of some elements of theta."""
+        return lambda x: self(theta.index_copy(0, index, x))
 
     def _structure(self) -> None:
-        """Divides theta into blocks, tried at a random point. A tensor that is not one, such as the factors of a butterfly
-        side by side, may be by slices."""
-        theta, indices, loose = self.start(), [], []
-        for spec, piece in zip((s for s in self.specs if s.trainable), self.pieces, strict=True):
-            if self._affine(theta, piece):
-                joined = (i for i, other in enumerate(indices) if self._affine(theta, torch.cat([other, piece])))
-                place = next(joined, len(indices))
-                indices[place:] = [torch.cat([*indices[place : place + 1], piece]), *indices[place + 1 :]]
+        """Divides theta into blocks in which the matrix is affine, tried at a random point. A tensor that is none, such as
+        the factors of a butterfly side by side, may be several. With each block: whether its elements contribute
+        orthogonal matrices, so that least squares needs no iteration."""
+        theta, indices, loose = self.start(), [], False
+        for spec, piece in zip(self.trained, self.pieces, strict=True):
+            if not self._affine(theta, piece):
+                parts = piece.view(spec.shape).flatten(1) if len(spec.shape) > 1 else ()
+                slices = [part for part in parts if self._affine(theta, part)]
+                indices += slices
+                loose |= len(slices) < len(parts) or not slices
                 continue
-            slices = piece.view(spec.shape).flatten(1) if len(spec.shape) > 1 else piece[None]
-            for part in slices:
-                (indices if len(spec.shape) > 1 and self._affine(theta, part) else loose).append(part)
-        self.blocks = [_Block(index, self._orthogonal(theta, index)) for index in indices]
+            for i, other in enumerate(indices):
+                if self._affine(theta, joined := torch.cat([other, piece])):
+                    indices[i] = joined
+                    break
+            else:
+                indices.append(piece)
+        self.blocks = [(index, self._orthogonal(theta, index)) for index in indices]
         self.linear = len(indices) == 1 and not loose
 
     @torch.no_grad()
     def _affine(self, theta: Tensor, index: Tensor) -> bool:
-        def f(x: Tensor) -> Tensor:
-            return self(theta.index_copy(0, index, x))
-
+        f = self.along(theta, index)
         for spread in (1.0, 8.0):  # the second for functions that bend only far away
             x, y = spread * torch.randn(2, len(index), dtype=theta.dtype).to(theta.device)
             a, b = f(x), f(y)
-            bound = 1e-10 * (a.norm() + b.norm())
-            # Not <=: what overflows is not affine.
-            if not (
-                (2 * f((x + y) / 2) - a - b).norm() <= bound and (f(3 * x - 2 * y) - 3 * a + 2 * b).norm() <= 9 * bound
-            ):
+            bent = (2 * f((x + y) / 2) - a - b).norm() + (f(3 * x - 2 * y) - 3 * a + 2 * b).norm()
+            if not bent <= 1e-9 * (a.norm() + b.norm()):  # nor is affine what overflows
                 return False
         return True
 
     def _orthogonal(self, theta: Tensor, index: Tensor) -> bool:
-        affine = self.within(theta, index)
+        affine = _Affine(self.along(theta, index), theta.new_zeros(len(index)))
         signs = (torch.randint(0, 2, (2, len(index))) * 2.0 - 1.0).to(theta)
         first, second = (z * affine.adjoint(affine(z)) for z in signs)
         return bool((first - second).abs().max() <= 1e-10 * first.abs().max())
@@ -299,7 +287,7 @@ class _Family:
 class _Affine:
     """The linear part x [n] -> J x [d_out, d_in] of an affine function, and its adjoint."""
 
-    def __init__(self, function: Any, origin: Tensor) -> None:
+    def __init__(self, function: Callable[[Tensor], Tensor], origin: Tensor) -> None:
         self.function = function
         self.origin = origin.requires_grad_()
         self.value = function(self.origin)
@@ -315,23 +303,20 @@ class _Affine:
 
 
 class _Search:
-    """One random start, improved until it converges or has used its evaluations.
-
-    Attributes:
-        theta: the best parameters so far.
-        error: theirs, relative to the target's norm.
-        used: evaluations of the matrix with its gradient.
-    """
+    """One random start, improved until it converges or has used its evaluations of the matrix with its gradient."""
 
     def __init__(self, family: _Family, target: Tensor, limit: int) -> None:
         self.family, self.target, self.limit = family, target, limit
         self.size = target.norm().item() or 1.0
-        self.theta, self.error = family.start(), math.inf
+        self.theta, self.error = (
+            family.start(),
+            math.inf,
+        )  # the best so far, and its error relative to the target's norm
         self.used, self.converged = 0, False
 
     def run(self, tolerance: float) -> None:
         if self.family.linear:
-            self.converged = self._least_squares(self.family.blocks[0], self.limit, 1e-12, fresh=True)
+            self.converged = self._least_squares(*self.family.blocks[0], self.limit, 1e-12, fresh=True)
             return
         self._sweep()
         while not self.converged and self.used < self.limit:
@@ -345,60 +330,50 @@ class _Search:
         stop, fresh = self.used + (self.limit - self.used) // 3, math.isinf(self.error)
         for _ in range(SWEEPS if self.family.blocks else 0):
             before = self.error
-            for block in self.family.blocks:
-                self._least_squares(block, INNER, 1e-2, fresh)
+            for index, orthogonal in self.family.blocks:
+                self._least_squares(index, orthogonal, INNER, 1e-2, fresh)
                 fresh = False
             if self.error <= EXACT or before - self.error <= 0.01 * self.error or self.used >= stop:
                 return
 
-    def _least_squares(self, block: _Block, steps: int, tolerance: float, fresh: bool) -> bool:
+    def _least_squares(self, index: Tensor, orthogonal: bool, steps: int, tolerance: float, fresh: bool) -> bool:
         """Improves the elements of a block by conjugate gradients on the normal equations (CGLS), each step of which
         lowers the error. `fresh`: from zero. Returns whether the gradient has fallen by `tolerance`."""
-        affine = self.family.within(self.theta, block.index)
-        x = affine.origin.detach() if fresh else self.theta[block.index]
+        x = self.theta[index] * (not fresh)
+        affine = _Affine(self.family.along(self.theta, index), torch.zeros_like(x))
         residual = self.target - affine.offset - affine(x)
         scale = torch.ones_like(x)
-        if block.orthogonal:  # then J^T J is diagonal, and with this scale one step is enough
+        if orthogonal:  # then J^T J is diagonal, and in this scale one step is enough
             weight = affine.adjoint(affine(scale)).clamp(min=0.0)
             scale = torch.where(weight > 1e-20 * weight.max(), weight.rsqrt(), 0.0)
-        s = scale * affine.adjoint(residual)
-        p, square = s, s.dot(s)
-        goal = tolerance**2 * square
-        for _ in range(steps):
-            if square <= goal:
-                break
-            image = affine(scale * p)
-            step = square / image.square().sum()
-            x, residual = x + step * scale * p, residual - step * image
+        p, square, goal = torch.zeros_like(x), math.inf, None
+        for step in range(steps + 1):
             s = scale * affine.adjoint(residual)
             last, square = square, s.dot(s)
+            goal = tolerance**2 * square if goal is None else goal
+            if square <= goal * (step > 0) or step == steps:
+                break
             p = s + square / last * p
-            self.used += 1
-        self.used += 1
-        self._offer(self.theta.index_copy(0, block.index, x), residual.norm().item() / self.size)
+            image = affine(scale * p)
+            length = square / image.square().sum()
+            x, residual = x + length * scale * p, residual - length * image
+        self.used += step + 1 + orthogonal
+        self._offer(self.theta.index_copy(0, index, x), residual.norm().item() / self.size)
         return bool(square <= goal)
 
     def _descend(self, tolerance: float) -> None:
         """L-BFGS on all parameters, in units in which they matter equally."""
         scale = self._units()
         q = (self.theta / scale).requires_grad_()
-        optimizer = torch.optim.LBFGS(
-            [q],
-            max_iter=CHUNK,
-            max_eval=2 * CHUNK,
-            history_size=CHUNK,
-            line_search_fn="strong_wolfe",
-            tolerance_grad=1e-10 * self.error,
-            tolerance_change=0.0,
-        )
+        optimizer = torch.optim.LBFGS([q], tolerance_grad=1e-10 * self.error, **CHUNK)
 
         def loss() -> Tensor:
             optimizer.zero_grad()
             value = ((self.target - self.family(q * scale)) / self.size).square().sum()
             value.backward()
             self.used += 1
-            value = value.detach().nan_to_num(nan=math.inf)  # of which the line search steps back
-            self._offer((q.detach() * scale), value.sqrt().item())
+            value = value.detach().nan_to_num(nan=math.inf, posinf=math.inf)  # from which the line search steps back
+            self._offer(q.detach() * scale, value.sqrt().item())
             return value
 
         while self.used < self.limit and self.error > EXACT:

@@ -51,7 +51,7 @@ class Task:
 
 
 # How many of each class are for training and for validation; all others are for the test.
-SIZES = {"cifar": (250, 100), "omniglot": (10, 4), "mnist": (100, 100)}
+SIZES = {"cifar": (250, 100), "omniglot": (8, 4), "mnist": (100, 100)}
 TITLES = {
     "cifar": "CIFAR-10, classes the base has not seen",
     "omniglot": "Omniglot, alphabets the base has not seen",

@@ -14,7 +14,17 @@ from matplotlib.ticker import FixedLocator, NullLocator
 from scipy.stats import t as student
 
 BEGIN, END = "<!-- tables: written by images.py -->", "<!-- end of tables -->"
-NAMES = {"linear_probe": "linear probe", "full": "full fine-tuning", "dense": "dense, all of q and v"}
+NAMES = {
+    "linear_probe": "linear probe",
+    "full": "full fine-tuning",
+    "dense": "dense, all of q and v",
+    "symmetric_toeplitz": "symmetric Toeplitz",
+    "toeplitz": "Toeplitz",
+    "hankel": "Hankel",
+    "kronecker": "Kronecker",
+    "monarch": "Monarch",
+    "vera": "VeRA",
+}
 CLAIM = (5.0, 7.0)  # points over low rank at equal budget
 SURM = ("circulant", "symmetric_toeplitz", "toeplitz", "low_displacement_rank", "kronecker", "skew_circulant")
 # Those with several budgets are lines, with a colour each; the others are single marks.

@@ -20,13 +20,14 @@ import platform
 import signal
 import statistics
 import sys
+import threading
 import time
 from collections.abc import Iterator
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
 from datetime import date
 from functools import partial
-from multiprocessing import get_context
+from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -97,7 +98,7 @@ class Protocol:
     RATES as long as the best is at the edge of those tried."""
 
     base_epochs: int = 150
-    steps: int = 250
+    steps: int = 200
     batch: int = BATCH
     rates: tuple[float, ...] = (3e-3, 1e-2, 3e-2)
     more_rates: bool = True
@@ -267,8 +268,16 @@ def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace, famili
 
 
 def _worker() -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the main process decides
+    """Makes a process of the pool: one thread, gone when the main process is, which alone decides about Ctrl-C."""
+    signal.signal(signal.SIGINT, signal.SIG_IGN)
     torch.set_num_threads(1)
+    parent = parent_process()
+
+    def follow() -> None:
+        parent.join()
+        os._exit(1)
+
+    threading.Thread(target=follow, daemon=True).start()
 
 
 class _Here:
@@ -318,6 +327,9 @@ def study(path: Path, results: dict, protocol: Protocol, arguments: argparse.Nam
     finally:
         bar.close()
         pool.shutdown(wait=True, cancel_futures=True)
+        if late := {run.key: f.result() for f, run in busy.items() if not (f.cancelled() or f.exception())}:
+            runs |= late  # finished while the study was being stopped
+            write(path, results)
 
 
 def at_least(protocol: Protocol, runs: dict[str, dict], chosen: list[tuple[str, str, int]]) -> int:

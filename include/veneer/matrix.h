@@ -75,23 +75,22 @@ class Matrix {
   // x [N, d_in] -> x M^T [N, d_out], in x's dtype.
   at::Tensor apply(const at::Tensor& x, const Params& params) const;
   // y + scale * x M^T, in y's dtype; x [N, d_in], y [N, d_out]. `owned`: y may be overwritten.
-  virtual at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params,
-                                double scale) const;
+  at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params, double scale) const;
   // Norms [d_out] of the rows of weight + scale * M, in float32 (float64 for float64 weights); weight [d_out, d_in].
-  virtual at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
+  at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
 
   // The path with its own gradient, which the generic suite holds to `accumulate`. Called below autograd, with tensors
   // that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the caller
   // does. Kept is nothing, of factors h [N, r]; backward sums the gradients of what `prepare` gave over parts of the
   // rows, and takes the sum through `prepare` once.
   // y += scale * dropout(x) M^T in place. Returns what backward wants besides x and the parameters.
-  virtual std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params,
-                                            double scale) const;
+  std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params, double scale) const;
   // Gradients of the tensors of `params`, in their order and dtypes, undefined for frozen ones; and, where dx is
-  // defined, dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous.
-  virtual std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
-                                                  const Params& params, const std::vector<at::Tensor>& kept,
-                                                  double scale) const;
+  // defined, dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous. The dense form, without
+  // dropout, may be given `merge` [d_out, d_in]: then dx = dy (merge + scale * M), one product in place of two.
+  std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
+                                          const Params& params, const std::vector<at::Tensor>& kept, double scale,
+                                          const at::Tensor& merge = {}) const;
 
   // The family's own factor on the update (LoRA's alpha / r). Not part of `dense`.
   virtual double scale() const { return 1.0; }
@@ -99,7 +98,6 @@ class Matrix {
   virtual bool placed() const { return false; }
 
  protected:
-  const MatrixSite& site() const { return site_; }
   int64_t d_in() const { return site_.d_in; }
   int64_t d_out() const { return site_.d_out; }
   bool zero_start() const { return site_.start == Start::zero; }

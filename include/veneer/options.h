@@ -43,6 +43,8 @@ using OptionTable = std::vector<Option>;
 
 OptionTable operator+(OptionTable a, const OptionTable& b);
 
+struct MatrixChoice;
+
 // Options checked against a table: every key known, every type and range right, defaults filled in. `owner` is the name
 // used in brackets in errors. A `matrix` option is a registered structured matrix: its name, or an object with "name"
 // and that matrix's own options, which are checked against that matrix's table.
@@ -58,17 +60,21 @@ class Options {
   double number(const std::string& name) const;
   bool flag(const std::string& name) const;
   std::string text(const std::string& name) const;
-  // A matrix option: its name, and its checked options; of a list of matrices, those of one.
-  std::string matrix_name(const std::string& name) const;
-  Options matrix_options(const std::string& name) const;
-  size_t matrix_count(const std::string& name) const;
-  std::string matrix_name(const std::string& name, size_t index) const;
-  Options matrix_options(const std::string& name, size_t index) const;
+  MatrixChoice matrix(const std::string& name) const;                 // of a matrix option
+  std::vector<MatrixChoice> matrices(const std::string& name) const;  // of a list of them
+  // A list of sizes, of an option that may be any value: an error unless all are positive integers.
+  std::vector<int64_t> sizes(const std::string& owner, const std::string& name) const;
   const nlohmann::json& value(const std::string& name) const;
   const nlohmann::json& json() const { return *values_; }  // complete and canonical
 
  private:
   std::unique_ptr<nlohmann::json> values_;
+};
+
+// A structured matrix by its name, with its own checked options.
+struct MatrixChoice {
+  std::string name;
+  Options options;
 };
 
 }  // namespace veneer

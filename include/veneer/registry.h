@@ -20,9 +20,13 @@ struct RegisterMethod {
   explicit RegisterMethod(MethodEntry entry);
 };
 
-// MatrixEntry::bind of a class whose constructor takes options and site.
+// The `bind` of a class whose constructor takes options and site.
 template <class M>
 std::shared_ptr<const Matrix> make_matrix(const Options& options, const MatrixSite& site) {
+  return std::make_shared<M>(options, site);
+}
+template <class M>
+std::shared_ptr<const Method> make_method(const Options& options, const Site& site) {
   return std::make_shared<M>(options, site);
 }
 
@@ -31,6 +35,17 @@ std::vector<std::string> matrix_names();
 std::vector<std::string> method_names();
 const MatrixEntry& matrix_entry(const std::string& name);
 const MethodEntry& method_entry(const std::string& name);
+
+// A matrix that an option of a method, or of another matrix, names: bound to a site, and its shared tensors (none for
+// most), where `site_of` gives the matrix's site at each place of the method's or the other matrix's.
+std::shared_ptr<const Matrix> bind_matrix(const MatrixChoice& matrix, const MatrixSite& site);
+ParameterSpecs shared_of(const MatrixChoice& matrix, const std::vector<MatrixSite>& sites);
+template <class Place, class SiteOf>
+ParameterSpecs shared_of(const MatrixChoice& matrix, const std::vector<Place>& places, const SiteOf& site_of) {
+  std::vector<MatrixSite> sites;
+  for (const auto& place : places) sites.push_back(site_of(place));
+  return shared_of(matrix, sites);
+}
 
 // A method bound to its options and site, with the specs of all its tensors (own, then shared).
 struct BoundMethod {

@@ -18,12 +18,6 @@ at::Tensor block_product(const at::Tensor& x, const at::Tensor& w) {
   return at::bmm(x.transpose(0, 1), as(w, x).transpose(1, 2)).transpose(0, 1);
 }
 
-at::Tensor kronecker(at::TensorList factors) {
-  at::Tensor m = factors[0];
-  for (const at::Tensor& factor : factors.slice(1)) m = at::kron(m, factor);
-  return m;
-}
-
 std::vector<at::Tensor> block_pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& w, bool wants_x) {
   at::Tensor dx;
   if (wants_x) dx = block_product(dy, w.transpose(1, 2));
@@ -58,8 +52,15 @@ at::Tensor put(const at::Tensor& result, bool front) {
 
 }  // namespace
 
+at::Tensor KroneckerProduct::dense(const Params& params) const {
+  const auto factors = prepare(params);
+  at::Tensor m = factors[0];
+  for (size_t k = 1; k < factors.size(); ++k) m = at::kron(m, factors[k]);
+  return m;
+}
+
 // In float32 at least: between the factors is no place to round, and the products are small.
-at::Tensor kronecker_product(const at::Tensor& x, at::TensorList factors) {
+at::Tensor KroneckerProduct::product(const at::Tensor& x, at::TensorList factors) const {
   const bool front = from_front(factors);
   at::Tensor y = wide(x);
   for (size_t i = 0; i < factors.size(); ++i) {
@@ -69,8 +70,8 @@ at::Tensor kronecker_product(const at::Tensor& x, at::TensorList factors) {
   return as(y, x);
 }
 
-std::vector<at::Tensor> kronecker_pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList factors,
-                                           bool wants_x) {
+std::vector<at::Tensor> KroneckerProduct::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList factors,
+                                                   bool wants_x) const {
   const bool front = from_front(factors);
   const auto place = [&](size_t i) { return front ? i : factors.size() - 1 - i; };
   std::vector<at::Tensor> inputs;  // of each step, [N, rest, i]

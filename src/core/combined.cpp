@@ -11,9 +11,8 @@
 namespace veneer {
 
 Parts::Parts(const Options& options, const std::string& option, const std::vector<MatrixSite>& sites) {
-  for (size_t k = 0; k < sites.size(); ++k) {
-    parts_.push_back(matrix_entry(options.matrix_name(option, k)).bind(options.matrix_options(option, k), sites[k]));
-  }
+  const auto matrices = options.matrices(option);
+  for (size_t k = 0; k < sites.size(); ++k) parts_.push_back(bind_matrix(matrices[k], sites[k]));
 }
 
 ParameterSpecs Parts::parameters() const {
@@ -28,12 +27,10 @@ ParameterSpecs Parts::parameters() const {
 ParameterSpecs Parts::shared(const Options& options, const std::string& option,
                              const std::vector<std::vector<MatrixSite>>& sites) {
   ParameterSpecs all;
-  for (size_t k = 0; k < options.matrix_count(option); ++k) {
-    const MatrixEntry& entry = matrix_entry(options.matrix_name(option, k));
-    if (!entry.shared) continue;
-    std::vector<MatrixSite> own;
-    for (const auto& parts : sites) own.push_back(parts[k]);
-    add_shared(all, with_prefix(entry.shared(options.matrix_options(option, k), own), prefix(k), prefix(k)));
+  const auto matrices = options.matrices(option);
+  for (size_t k = 0; k < matrices.size(); ++k) {
+    const auto specs = shared_of(matrices[k], sites, [&](const std::vector<MatrixSite>& parts) { return parts[k]; });
+    add_shared(all, with_prefix(specs, prefix(k), prefix(k)));
   }
   return all;
 }

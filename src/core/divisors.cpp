@@ -9,6 +9,9 @@
 
 namespace veneer {
 
+namespace {
+
+// The divisor of n nearest to `wanted`; on ties the smaller.
 int64_t nearest_divisor(int64_t n, int64_t wanted) {
   int64_t best = 1;
   for (int64_t d = 1; d <= n; ++d) {
@@ -16,6 +19,8 @@ int64_t nearest_divisor(int64_t n, int64_t wanted) {
   }
   return best;
 }
+
+}  // namespace
 
 int64_t largest_divisor(int64_t n, int64_t limit) {
   int64_t best = 1;

@@ -11,8 +11,6 @@
 
 namespace veneer {
 
-// The divisor of n nearest to `wanted`; on ties the smaller.
-int64_t nearest_divisor(int64_t n, int64_t wanted);
 // The largest divisor of n that is at most `limit`.
 int64_t largest_divisor(int64_t n, int64_t limit);
 // [p, q], p <= q, p q = n, as square as n allows.

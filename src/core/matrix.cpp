@@ -118,15 +118,16 @@ at::Tensor inner(const Dropped& x, const at::Tensor& a) {
   return h;
 }
 
-// Of the matrix itself.
-Tensors dense_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& m,
-                        double scale) {
-  if (dx.defined()) {
-    if (x.seed.defined()) {
-      x.add_part(dx, at::mm(dy, m).mul_(scale), 0);
-    } else {
-      dx.addmm_(dy, m, 1.0, scale);
-    }
+// Of the matrix itself; with `merge`, dx = dy (merge + scale * M).
+Tensors dense_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& m, double scale,
+                        const at::Tensor& merge) {
+  at::Tensor out = dx;
+  if (dx.defined() && merge.defined()) {
+    at::mm_out(out, dy, merge.add(m, scale));
+  } else if (dx.defined() && x.seed.defined()) {
+    x.add_part(dx, at::mm(dy, m).mul_(scale), 0);
+  } else if (dx.defined()) {
+    out.addmm_(dy, m, 1.0, scale);
   }
   return {at::mm(dy.t(), x.part(0, dy.size(0))).mul_(scale)};
 }
@@ -200,8 +201,8 @@ std::vector<at::Tensor> Matrix::fused_add(const at::Tensor& y, const Dropped& x,
 }
 
 std::vector<at::Tensor> Matrix::fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
-                                                const Params& params, const std::vector<at::Tensor>& kept,
-                                                double scale) const {
+                                                const Params& params, const std::vector<at::Tensor>& kept, double scale,
+                                                const at::Tensor& merge) const {
   const size_t count = params.tensors().size();
   Tensors gradients(count), leaves(count), trained;
   for (size_t i = 0; i < count; ++i) {
@@ -220,7 +221,7 @@ std::vector<at::Tensor> Matrix::fused_gradients(const at::Tensor& dx, const at::
   {
     const c10::NoGradGuard no_grad;
     if (form() == Form::dense) {
-      sums = dense_gradients(dx, dy, x, as(prepared[0], dy), scale);
+      sums = dense_gradients(dx, dy, x, as(prepared[0], dy), scale, merge);
     } else if (form() == Form::factors) {
       sums = factor_gradients(dx, dy, x, as(prepared[0], dy), as(prepared[1], dy), kept[0], scale);
     } else {

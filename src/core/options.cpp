@@ -153,22 +153,29 @@ std::string Options::text(const std::string& name) const { return values_->at(na
 
 namespace {
 
-Options options_of(json matrix) {
+MatrixChoice choice_of(json matrix) {
   const auto name = matrix.at("name").get<std::string>();
   matrix.erase("name");
-  return {name, matrix_entry(name).options, matrix};
+  return {name, {name, matrix_entry(name).options, matrix}};
 }
 
 }  // namespace
 
-std::string Options::matrix_name(const std::string& name) const { return values_->at(name).at("name"); }
-Options Options::matrix_options(const std::string& name) const { return options_of(values_->at(name)); }
-size_t Options::matrix_count(const std::string& name) const { return values_->at(name).size(); }
-std::string Options::matrix_name(const std::string& name, size_t index) const {
-  return values_->at(name).at(index).at("name");
+MatrixChoice Options::matrix(const std::string& name) const { return choice_of(values_->at(name)); }
+
+std::vector<MatrixChoice> Options::matrices(const std::string& name) const {
+  std::vector<MatrixChoice> all;
+  for (const auto& matrix : values_->at(name)) all.push_back(choice_of(matrix));
+  return all;
 }
-Options Options::matrix_options(const std::string& name, size_t index) const {
-  return options_of(values_->at(name).at(index));
+
+std::vector<int64_t> Options::sizes(const std::string& owner, const std::string& name) const {
+  const nlohmann::json& value = values_->at(name);
+  const bool sound = value.is_array() && std::all_of(value.begin(), value.end(), [](const nlohmann::json& size) {
+                       return size.is_number_integer() && size > 0;
+                     });
+  VENEER_CHECK(sound, owner, name, " must be a list of positive integers, got ", value.dump());
+  return value.get<std::vector<int64_t>>();
 }
 
 }  // namespace veneer

@@ -93,6 +93,15 @@ std::vector<std::string> method_names() { return names<MethodEntry>(); }
 const MatrixEntry& matrix_entry(const std::string& name) { return find<MatrixEntry>(name, "structured matrix"); }
 const MethodEntry& method_entry(const std::string& name) { return find<MethodEntry>(name, "method"); }
 
+std::shared_ptr<const Matrix> bind_matrix(const MatrixChoice& matrix, const MatrixSite& site) {
+  return matrix_entry(matrix.name).bind(matrix.options, site);
+}
+
+ParameterSpecs shared_of(const MatrixChoice& matrix, const std::vector<MatrixSite>& sites) {
+  const MatrixEntry& entry = matrix_entry(matrix.name);
+  return entry.shared ? entry.shared(matrix.options, sites) : ParameterSpecs{};
+}
+
 std::vector<std::shared_ptr<const BoundMethod>> bind_method(const std::string& method, const std::vector<json>& options,
                                                             const std::vector<Site>& sites) {
   const MethodEntry& entry = method_entry(method);

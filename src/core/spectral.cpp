@@ -100,16 +100,16 @@ std::vector<at::Tensor> Toeplitz::pullback(const at::Tensor& x, const at::Tensor
   return {dx, (cyclic.spectrum(x).conj() * g).sum(0) * cyclic.weights(g)};
 }
 
-CirculantBlocks::CirculantBlocks(int64_t d_in, int64_t d_out, int64_t g)
-    : d_in_(d_in), d_out_(d_out), m_((d_out + g - 1) / g), q_((d_in + g - 1) / g), g_(g) {}
+CirculantBlocks::CirculantBlocks(const MatrixSite& site, int64_t g)
+    : Matrix(site), m_((site.d_out + g - 1) / g), q_((site.d_in + g - 1) / g), g_(g) {}
 
-at::Tensor CirculantBlocks::dense(const at::Tensor& c) const {
-  const at::Tensor blocks = Convolution(g_).dense(c.reshape({m_, q_, g_}));  // [m, q, u, v]
-  return blocks.transpose(1, 2).reshape({m_ * g_, q_ * g_}).narrow(0, 0, d_out_).narrow(1, 0, d_in_);
+at::Tensor CirculantBlocks::dense(const Params& params) const {
+  const at::Tensor blocks = Convolution(g_).dense(columns(params).reshape(shape()));  // [m, q, u, v]
+  return blocks.transpose(1, 2).reshape({m_ * g_, q_ * g_}).narrow(0, 0, d_out()).narrow(1, 0, d_in());
 }
 
-at::Tensor CirculantBlocks::spectrum(const at::Tensor& c) const {
-  return Convolution(g_).spectrum(c.reshape({m_, q_, g_}));
+std::vector<at::Tensor> CirculantBlocks::prepare(const Params& params) const {
+  return {Convolution(g_).spectrum(columns(params).reshape(shape()))};
 }
 
 namespace {
@@ -132,22 +132,22 @@ at::Tensor correlated(const at::Tensor& x, const at::Tensor& g) {
 
 }  // namespace
 
-at::Tensor CirculantBlocks::product(const at::Tensor& x, const at::Tensor& spectrum) const {
+at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared) const {
   const Convolution cyclic(g_);
   const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));  // [N, q, k]
-  const at::Tensor y = mixed(signal, spectrum.to(signal.scalar_type()));
-  return as(resized(cyclic.signal(y).flatten(1, 2), d_out_), x);
+  const at::Tensor y = mixed(signal, as(prepared[0], signal));
+  return as(resized(cyclic.signal(y).flatten(1, 2), d_out()), x);
 }
 
-std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
+std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                                   bool wants_x) const {
   const Convolution cyclic(g_);
   const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));
   const at::Tensor g = cyclic.spectrum(resized(dy, m_ * g_).unflatten(1, {m_, g_}));  // [N, m, k]
   at::Tensor dx;
   if (wants_x) {
-    const at::Tensor back = mixed(g, spectrum.to(g.scalar_type()).conj().transpose(0, 1));
-    dx = resized(cyclic.signal(back).flatten(1, 2), d_in_);
+    const at::Tensor back = mixed(g, as(prepared[0], g).conj().transpose(0, 1));
+    dx = resized(cyclic.signal(back).flatten(1, 2), d_in());
   }
   return {dx, correlated(signal, g) * cyclic.weights(g)};
 }

@@ -8,6 +8,8 @@
 
 #include <vector>
 
+#include "veneer/matrix.h"
+
 namespace veneer {
 
 // x padded with zeros at the end of its last dimension, or cut there, to n.
@@ -25,7 +27,7 @@ class Convolution {
   // The signals [*, n] of spectra.
   at::Tensor signal(const at::Tensor& spectrum) const;
   // The gradient of the spectrum s from that of y = signal(x * s), of spectra x and dy: conj(x) * dy times these
-  // weights, [n/2 + 1] or a number. (A half spectrum's inner bins count twice.)
+  // weights, of a spectrum's length. (A half spectrum's inner bins count twice.)
   at::Tensor weights(const at::Tensor& spectrum) const;
   // The matrix [*, n, n] that convolves with c [*, n]: its first column is c.
   at::Tensor dense(const at::Tensor& c) const;
@@ -53,21 +55,26 @@ class Toeplitz {
   int64_t length_;  // of the cyclic convolution T is embedded in
 };
 
-// Block matrices [m * g, q * g] whose g x g blocks are circulant, given by the blocks' first columns c [m, q, g]; cut
-// to d_out x d_in.
-class CirculantBlocks {
+// Families of block matrices [m * g, q * g] whose g x g blocks are circulant, cut to d_out x d_in. Prepared is the
+// spectrum [m, q, g/2 + 1] of the blocks' first columns.
+class CirculantBlocks : public Matrix {
  public:
-  CirculantBlocks(int64_t d_in, int64_t d_out, int64_t g);
+  CirculantBlocks(const MatrixSite& site, int64_t g);
 
+  at::Tensor dense(const Params& params) const final;
+  Form form() const final { return Form::other; }
+  std::vector<at::Tensor> prepare(const Params& params) const final;
+  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const final;
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const final;
+
+ protected:
   std::vector<int64_t> shape() const { return {m_, q_, g_}; }
-  at::Tensor dense(const at::Tensor& c) const;                                // [d_out, d_in]
-  at::Tensor spectrum(const at::Tensor& c) const;                             // [m, q, g/2 + 1]
-  at::Tensor product(const at::Tensor& x, const at::Tensor& spectrum) const;  // x [N, d_in] -> [N, d_out]
-  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
-                                   bool wants_x) const;  // as Toeplitz's
+  // The blocks' first columns, m q g numbers in this order.
+  virtual at::Tensor columns(const Params& params) const = 0;
 
  private:
-  int64_t d_in_, d_out_, m_, q_, g_;
+  int64_t m_, q_, g_;
 };
 
 }  // namespace veneer

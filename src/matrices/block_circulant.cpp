@@ -8,7 +8,6 @@
 
 #include "core/divisors.h"
 #include "core/spectral.h"
-#include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -21,11 +20,10 @@ int64_t block_size(const Options& options, const MatrixSite& site) {
   return size;
 }
 
-class BlockCirculant final : public Matrix {
+class BlockCirculant final : public CirculantBlocks {
  public:
   BlockCirculant(const Options& options, const MatrixSite& site)
-      : Matrix(site),
-        blocks_(site.d_in, site.d_out, block_size(options, site)),
+      : CirculantBlocks(site, block_size(options, site)),
         initial_(options.text("initial")),
         kappa_(options.text("normalization") == "input_size" ? static_cast<double>(site.d_in) : 1.0) {}
 
@@ -34,25 +32,13 @@ class BlockCirculant final : public Matrix {
     const double bound = initial_ == "kaiming_uniform" ? std::sqrt(1.0 / static_cast<double>(d_in()))
                                                        : std::sqrt(6.0 / static_cast<double>(d_in() + d_out()));
     const auto random = initial_ == "gaussian" ? Initial::normal(0.0, 1.0) : Initial::uniform(-bound, bound);
-    return {{"c3a_kernel", blocks_.shape(), zero_start() ? Initial::zeros() : random, "c3a_kernel.{adapter}"}};
-  }
-
-  at::Tensor dense(const Params& params) const override { return blocks_.dense(columns(params)); }
-  Form form() const override { return Form::other; }
-  std::vector<at::Tensor> prepare(const Params& params) const override { return {blocks_.spectrum(columns(params))}; }
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return blocks_.product(x, prepared[0]);
-  }
-  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
-                                   bool wants_x) const override {
-    return blocks_.pullback(x, dy, prepared[0], wants_x);
+    return {{"c3a_kernel", shape(), zero_start() ? Initial::zeros() : random, "c3a_kernel.{adapter}"}};
   }
 
  private:
   // The first columns of blocks given by their first rows: c[0] = w[0], c[k] = w[b - k].
-  at::Tensor columns(const Params& params) const { return params["c3a_kernel"].flip(-1).roll(1, -1) / kappa_; }
+  at::Tensor columns(const Params& params) const override { return params["c3a_kernel"].flip(-1).roll(1, -1) / kappa_; }
 
-  CirculantBlocks blocks_;
   std::string initial_;
   double kappa_;
 };

@@ -9,8 +9,6 @@
 
 #include "core/divisors.h"
 #include "core/spectral.h"
-#include "veneer/check.h"
-#include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -23,15 +21,13 @@ int64_t block_size(const Options& options, const MatrixSite& site) {
   return size;
 }
 
-class Circulant final : public Matrix {
+class Circulant final : public CirculantBlocks {
  public:
   Circulant(const Options& options, const MatrixSite& site)
-      : Matrix(site),
-        product_(options.text("form") == "product"),
-        blocks_(site.d_in, site.d_out, block_size(options, site)) {}
+      : CirculantBlocks(site, block_size(options, site)), product_(options.text("form") == "product") {}
 
   ParameterSpecs parameters() const override {
-    std::vector<int64_t> shape = blocks_.shape();
+    std::vector<int64_t> shape = this->shape();
     if (shape[0] == 1 && shape[1] == 1) shape = {shape[2]};
     // Random starts keep the variance of the input: each output sums d_in terms.
     const double std = 1.0 / std::sqrt(static_cast<double>(d_in()));
@@ -43,24 +39,12 @@ class Circulant final : public Matrix {
             {"circulant_b", shape, zero_start() ? Initial::zeros() : Initial::ones(), "circulant_b.{adapter}"}};
   }
 
-  at::Tensor dense(const Params& params) const override { return blocks_.dense(columns(params)); }
-  Form form() const override { return Form::other; }
-  std::vector<at::Tensor> prepare(const Params& params) const override { return {blocks_.spectrum(columns(params))}; }
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return blocks_.product(x, prepared[0]);
-  }
-  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
-                                   bool wants_x) const override {
-    return blocks_.pullback(x, dy, prepared[0], wants_x);
-  }
-
  private:
-  at::Tensor columns(const Params& params) const {
+  at::Tensor columns(const Params& params) const override {
     return product_ ? params["circulant_a"] * params["circulant_b"] : params["circulant_c"];
   }
 
   bool product_;
-  CirculantBlocks blocks_;
 };
 
 const RegisterMatrix registrar{

@@ -38,9 +38,10 @@ Shapes given(const nlohmann::json& value, const MatrixSite& site) {
   return shapes;
 }
 
-class Kronecker final : public Matrix {
+class Kronecker final : public KroneckerProduct {
  public:
-  Kronecker(const Options& options, const MatrixSite& site) : Matrix(site), surm_(options.text("form") == "surm") {
+  Kronecker(const Options& options, const MatrixSite& site)
+      : KroneckerProduct(site), surm_(options.text("form") == "surm") {
     if (surm_) {
       const int64_t largest = std::max(site.d_in, site.d_out);
       int64_t r = options.integer("rank");
@@ -65,7 +66,7 @@ class Kronecker final : public Matrix {
     ParameterSpecs specs;
     for (size_t k = 0; k < shapes_.size(); ++k) {
       const bool zero = zero_start() && k == (surm_ ? 0 : shapes_.size() - 1);
-      const std::string name = surm_ ? (k == 0 ? "kronecker_B" : "kronecker_A") : "kronecker_" + std::to_string(k + 1);
+      const std::string name = this->name(k);
       specs.push_back({name,
                        {shapes_[k].first, shapes_[k].second},
                        zero ? Initial::zeros() : Initial::kaiming_uniform(std::sqrt(5.0)),
@@ -74,23 +75,18 @@ class Kronecker final : public Matrix {
     return specs;
   }
 
-  at::Tensor dense(const Params& params) const override { return kronecker(prepare(params)); }
-  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     std::vector<at::Tensor> factors;
-    for (const auto& spec : parameters()) factors.push_back(params[spec.name]);
+    for (size_t k = 0; k < shapes_.size(); ++k) factors.push_back(params[name(k)]);
     return factors;
-  }
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return kronecker_product(x, prepared);
-  }
-  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
-                                   bool wants_x) const override {
-    return kronecker_pullback(x, dy, prepared, wants_x);
   }
   double scale() const override { return scale_; }
 
  private:
+  std::string name(size_t k) const {
+    return surm_ ? (k == 0 ? "kronecker_B" : "kronecker_A") : "kronecker_" + std::to_string(k + 1);
+  }
+
   bool surm_;
   Shapes shapes_;
   double scale_ = 1.0;

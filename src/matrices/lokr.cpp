@@ -24,10 +24,10 @@ std::pair<int64_t, int64_t> split(int64_t n, int64_t factor) {
   return {small, n / small};
 }
 
-class LoKr final : public Matrix {
+class LoKr final : public KroneckerProduct {
  public:
   LoKr(const Options& options, const MatrixSite& site)
-      : Matrix(site),
+      : KroneckerProduct(site),
         rank_(options.integer("rank")),
         initial_(options.text("initial")),
         scale_((options.number("alpha") == 0.0 ? static_cast<double>(rank_) : options.number("alpha")) /
@@ -47,20 +47,11 @@ class LoKr final : public Matrix {
     return specs;
   }
 
-  at::Tensor dense(const Params& params) const override { return kronecker(prepare(params)); }
-  Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     const auto whole = [&](const std::string& name, bool is_whole) {
       return is_whole ? params[name] : at::matmul(params[name + "_a"], params[name + "_b"]);
     };
     return {whole("lokr_w1", whole1_), whole("lokr_w2", whole2_)};
-  }
-  at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return kronecker_product(x, prepared);
-  }
-  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
-                                   bool wants_x) const override {
-    return kronecker_pullback(x, dy, prepared, wants_x);
   }
   double scale() const override { return scale_; }
 

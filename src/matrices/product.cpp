@@ -54,16 +54,13 @@ class Product final : public Matrix {
  private:
   // Between neighbours lie `sizes`, or min(d_in, d_out) each.
   static std::vector<MatrixSite> sites(const Options& options, const MatrixSite& site) {
-    const size_t count = options.matrix_count("factors");
-    const nlohmann::json& given = options.value("sizes");
-    const bool sound =
-        given.is_array() && (given.empty() || given.size() + 1 == count) &&
-        std::all_of(given.begin(), given.end(), [](const auto& n) { return n.is_number_integer() && n > 0; });
-    VENEER_CHECK(sound, "product", "sizes must be ", count - 1,
-                 " positive integers, one between each two factors, got ", given.dump());
+    const size_t count = options.matrices("factors").size();
+    const auto given = options.sizes("product", "sizes");
+    VENEER_CHECK(given.empty() || given.size() + 1 == count, "product", "sizes must be ", count - 1,
+                 " positive integers, one between each two factors, got ", options.value("sizes").dump());
     std::vector<MatrixSite> all(count, site);
     for (size_t k = 0; k + 1 < count; ++k) {
-      const int64_t size = given.empty() ? std::min(site.d_in, site.d_out) : given[k].get<int64_t>();
+      const int64_t size = given.empty() ? std::min(site.d_in, site.d_out) : given[k];
       all[k].d_in = all[k + 1].d_out = size;
       all[k + 1].start = Start::random;
     }

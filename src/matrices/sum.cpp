@@ -33,7 +33,7 @@ class Sum final : public Matrix {
 
  private:
   static std::vector<MatrixSite> sites(const Options& options, const MatrixSite& site) {
-    return {options.matrix_count("terms"), site};
+    return {options.matrices("terms").size(), site};
   }
 
   template <class Term>

@@ -56,7 +56,12 @@ class TensorTrain final : public Matrix {
     modes_ = modes_of(site.d_in);
     Modes out = modes_of(site.d_out);
     modes_.insert(modes_.end(), out.rbegin(), out.rend());
-    if (!options.value("shape").empty()) modes_ = given(options.value("shape"));
+    if (const Modes given = options.sizes("tensor_train", "shape"); !given.empty()) {
+      VENEER_CHECK(total(given, given.size()) == site.d_in * site.d_out, "tensor_train",
+                   "shape must be a list of numbers that multiply to ", site.d_in, " x ", site.d_out, " = ",
+                   site.d_in * site.d_out, ", got ", options.value("shape").dump());
+      modes_ = given;
+    }
     while (boundary_ < modes_.size() && total(modes_, boundary_) < site.d_in) ++boundary_;
   }
 
@@ -99,19 +104,6 @@ class TensorTrain final : public Matrix {
   }
 
  private:
-  Modes given(const nlohmann::json& value) const {
-    Modes modes;
-    bool sound = value.is_array();
-    for (size_t k = 0; sound && k < value.size(); ++k) {
-      sound = value[k].is_number_integer() && value[k] > 0;
-      if (sound) modes.push_back(value[k].get<int64_t>());
-    }
-    VENEER_CHECK(sound && total(modes, modes.size()) == d_in() * d_out(), "tensor_train",
-                 "shape must be a list of numbers that multiply to ", d_in(), " x ", d_out(), " = ", d_in() * d_out(),
-                 ", got ", value.dump());
-    return modes;
-  }
-
   // The product of cores [begin, end), [r_begin, modes, r_end] as a tensor of any shape.
   at::Tensor contracted(const Params& params, size_t begin, size_t end) const {
     at::Tensor m = at::ones({1, 1}, params["tensor_train_1"].options());

@@ -32,8 +32,7 @@ class Additive final : public Method {
  public:
   Additive(const Options& options, const Site& site)
       : site_(site),
-        matrix_(matrix_entry(options.matrix_name("matrix"))
-                    .bind(options.matrix_options("matrix"), matrix_site(options, site))),
+        matrix_(bind_matrix(options.matrix("matrix"), matrix_site(options, site))),
         scale_(options.number("scale") * matrix_->scale()),
         dropout_(dropout_probability(options.number("dropout"))),
         decompose_(options.flag("decompose")),
@@ -67,7 +66,10 @@ class Additive final : public Method {
 
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
     const at::Tensor x = rows(in.x);
-    if (through_merged(in, x)) return {unrows(at::linear(x, merged(in.weight, params), in.bias), in.x)};
+    if (through_merged(in, x)) {
+      const at::Tensor sum = in.weight.add(as(matrix_->dense(params), in.weight), scale_);
+      return {unrows(at::linear(x, sum, in.bias), in.x)};
+    }
     const at::Tensor y =
         in.y.defined() ? rows(in.y).clone(at::MemoryFormat::Contiguous) : at::linear(x, in.weight, in.bias);
     std::vector<at::Tensor> outputs = matrix_->fused_add(y, {x.contiguous(), in.seed, dropout_}, params, scale_);
@@ -79,13 +81,12 @@ class Additive final : public Method {
                                          const std::vector<at::Tensor>& kept, bool wants_x) const override {
     const at::Tensor x = rows(in.x).contiguous();
     const at::Tensor g = rows(dy).contiguous();
-    const bool through = through_merged(in, x);
+    const at::Tensor merge = through_merged(in, x) ? in.weight : at::Tensor();
     at::Tensor dx;
-    if (wants_x) {
-      dx = in.weight.defined() ? at::mm(g, through ? merged(in.weight, params) : in.weight) : at::zeros_like(x);
-    }
+    if (wants_x && merge.defined()) dx = at::empty_like(x);
+    if (wants_x && !merge.defined()) dx = in.weight.defined() ? at::mm(g, in.weight) : at::zeros_like(x);
     std::vector<at::Tensor> gradients =
-        matrix_->fused_gradients(through ? at::Tensor() : dx, g, {x, in.seed, dropout_}, params, kept, scale_);
+        matrix_->fused_gradients(dx, g, {x, in.seed, dropout_}, params, kept, scale_, merge);
     if (wants_x) gradients.push_back(unrows(dx, in.x));
     return gradients;
   }
@@ -110,9 +111,6 @@ class Additive final : public Method {
   bool through_merged(const Input& in, const at::Tensor& x) const {
     return matrix_->form() == Matrix::Form::dense && in.weight.defined() && !in.seed.defined() && !x.is_meta() &&
            wide_type(x.scalar_type()) == x.scalar_type() && x.size(0) >= std::min(site_.d_in, site_.d_out);
-  }
-  at::Tensor merged(const at::Tensor& weight, const Params& params) const {
-    return weight.add(as(matrix_->dense(params), weight), scale_);
   }
 
   at::Tensor norms(const at::Tensor& weight, const Params& params) const {
@@ -151,11 +149,7 @@ class Additive final : public Method {
 };
 
 ParameterSpecs shared(const Options& options, const std::vector<Site>& sites) {
-  const MatrixEntry& entry = matrix_entry(options.matrix_name("matrix"));
-  if (!entry.shared) return {};
-  std::vector<MatrixSite> matrix_sites;
-  for (const auto& site : sites) matrix_sites.push_back(matrix_site(options, site));
-  return entry.shared(options.matrix_options("matrix"), matrix_sites);
+  return shared_of(options.matrix("matrix"), sites, [&](const Site& site) { return matrix_site(options, site); });
 }
 
 const RegisterMethod registrar{
@@ -173,7 +167,7 @@ const RegisterMethod registrar{
                      "does, or share the base's own product, which is cheaper",
                      {"peft", "shared"}),
       Option::choice("start", "zero", "start at the base model, or at a random update", {"zero", "random"})},
-     [](const Options& options, const Site& site) { return std::make_shared<Additive>(options, site); },
+     make_method<Additive>,
      shared}};
 
 const RegisterConfig config{

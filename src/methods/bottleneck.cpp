@@ -38,8 +38,8 @@ class Bottleneck final : public Method {
   Bottleneck(const Options& options, const Site& site)
       : site_(site),
         size_(inner_size(options, site.d_in)),
-        down_(matrix_entry(options.matrix_name("down")).bind(options.matrix_options("down"), down_site(options, site))),
-        up_(matrix_entry(options.matrix_name("up")).bind(options.matrix_options("up"), up_site(options, site))),
+        down_(bind_matrix(options.matrix("down"), down_site(options, site))),
+        up_(bind_matrix(options.matrix("up"), up_site(options, site))),
         activation_(options.text("activation")),
         scale_(options.number("scale")),
         dropout_(dropout_probability(options.number("dropout"))),
@@ -93,15 +93,10 @@ class Bottleneck final : public Method {
 ParameterSpecs shared(const Options& options, const std::vector<Site>& sites) {
   ParameterSpecs all;
   for (const std::string name : {"down", "up"}) {
-    const MatrixEntry& entry = matrix_entry(options.matrix_name(name));
-    if (!entry.shared) continue;
-    std::vector<MatrixSite> matrix_sites;
-    for (const auto& site : sites) {
-      matrix_sites.push_back(name == "down" ? down_site(options, site) : up_site(options, site));
-    }
-    const auto specs =
-        with_prefix(entry.shared(options.matrix_options(name), matrix_sites), name + "_", "adapter_" + name + ".");
-    add_shared(all, specs);
+    const auto specs = shared_of(options.matrix(name), sites, [&](const Site& site) {
+      return name == "down" ? down_site(options, site) : up_site(options, site);
+    });
+    add_shared(all, with_prefix(specs, name + "_", "adapter_" + name + "."));
   }
   return all;
 }
@@ -122,7 +117,7 @@ const RegisterMethod registrar{
       Option::flag("bias", true, "train b_down and b_up"),
       Option::choice("init", "zero_up", "start up at zero (the base model exactly), or every matrix at N(0, 0.02^2)",
                      {"zero_up", "bert"})},
-     [](const Options& options, const Site& site) { return std::make_shared<Bottleneck>(options, site); },
+     make_method<Bottleneck>,
      shared}};
 
 const RegisterConfig config{
@@ -164,15 +159,21 @@ void default_placement(const std::string& owner, nlohmann::json& fields, bool la
 
 OptionTable bottleneck_fields(const std::string& placement, const std::string& non_linearity, int64_t bottleneck_size,
                               double reduction_factor) {
-  return {Option::integer("bottleneck_size", bottleneck_size, "m, the inner size; 0 means d / reduction_factor", 0),
-          Option::number("reduction_factor", reduction_factor, "d / m, m rounded down, at least 1", 1e-3),
-          Option::choice("placement", placement,
+  return OptionTable{
+             Option::integer("bottleneck_size", bottleneck_size, "m, the inner size; 0 means d / reduction_factor", 0),
+             Option::number("reduction_factor", reduction_factor, "d / m, m rounded down, at least 1", 1e-3)} +
+         layer_fields(placement, non_linearity, "between down and up", "train biases after down and up");
+}
+
+OptionTable layer_fields(const std::string& placement, const std::string& non_linearity, const std::string& where,
+                         const std::string& biases) {
+  return {Option::choice("placement", placement,
                          "after attention and feed-forward, after the feed-forward alone, after its norm, or beside it",
                          placements()),
-          Option::choice("non_linearity", non_linearity, "between down and up", activations()),
+          Option::choice("non_linearity", non_linearity, where, activations()),
           Option::number("scaling", 1.0, "factor on the adapter's output"),
           Option::number("dropout", 0.0, "probability of dropping an element of the adapter's input", 0.0, 0.9999),
-          Option::flag("use_bias", true, "train biases after down and up"),
+          Option::flag("use_bias", true, biases),
           Option::integer("hidden_size", 0, "d where neither the model's config nor the module tells it; 0: found", 0)};
 }
 

@@ -14,6 +14,10 @@ namespace veneer {
 // use_bias and hidden_size, with these defaults (a size of 0: d / reduction_factor).
 OptionTable bottleneck_fields(const std::string& placement, const std::string& non_linearity, int64_t bottleneck_size,
                               double reduction_factor);
+// Those of them that every adapter layer has: placement, non_linearity, scaling, dropout, use_bias and hidden_size.
+// `where` and `biases`: the help of non_linearity and use_bias.
+OptionTable layer_fields(const std::string& placement, const std::string& non_linearity, const std::string& where,
+                         const std::string& biases);
 // The method with these fields. `start`: "zero_up" or "bert".
 MethodCall bottleneck_call(const nlohmann::json& down, const nlohmann::json& up, const Options& fields,
                            const std::string& start = "zero_up");

@@ -62,7 +62,7 @@ const RegisterMethod registrar{
      {SiteKind::linear},
      {Option::choice("position", "output", "scale the layer's output or its input", {"output", "input"}),
       Option::choice("start", "one", "start at one, or at N(1, 0.02^2)", {"one", "random"})},
-     [](const Options& options, const Site& site) { return std::make_shared<Ia3>(options, site); }}};
+     make_method<Ia3>}};
 
 const RegisterConfig config{
     {"IA3",

@@ -4,7 +4,6 @@
 // adapter layer.
 #include <nlohmann/json.hpp>
 
-#include "core/activation.h"
 #include "core/divisors.h"
 #include "methods/additive.h"
 #include "methods/bottleneck.h"
@@ -71,18 +70,7 @@ const RegisterConfig layer{
     {"SURM_ADAPTER",
      "SurmAdapterConfig",
      "Adapter layer of one square structured matrix at hidden states: SURM (arXiv 2406.17740)",
-     structure_fields() +
-         OptionTable{
-             Option::choice(
-                 "placement", "houlsby",
-                 "after attention and feed-forward, after the feed-forward alone, after its norm, or beside it",
-                 placements()),
-             Option::choice("non_linearity", "gelu", "after the matrix", activations()),
-             Option::number("scaling", 1.0, "factor on the adapter's output"),
-             Option::number("dropout", 0.0, "probability of dropping an element of the adapter's input", 0.0, 0.9999),
-             Option::flag("use_bias", true, "train a bias after the nonlinearity"),
-             Option::integer("hidden_size", 0, "d where neither the model's config nor the module tells it; 0: found",
-                             0)},
+     structure_fields() + layer_fields("houlsby", "gelu", "after the matrix", "train a bias after the nonlinearity"),
      "{}",
      [](const Options& fields, const Site& site) {
        json matrix = matrix_of(fields, "elementwise");

@@ -18,7 +18,7 @@ class SurmAdapter final : public Method {
  public:
   SurmAdapter(const Options& options, const Site& site)
       : size_(site.d_out),
-        matrix_(matrix_entry(options.matrix_name("matrix")).bind(options.matrix_options("matrix"), matrix_site(site))),
+        matrix_(bind_matrix(options.matrix("matrix"), matrix_site(site))),
         activation_(options.text("activation")),
         scale_(options.number("scale")),
         dropout_(dropout_probability(options.number("dropout"))),
@@ -54,26 +54,21 @@ class SurmAdapter final : public Method {
 };
 
 ParameterSpecs shared(const Options& options, const std::vector<Site>& sites) {
-  const MatrixEntry& entry = matrix_entry(options.matrix_name("matrix"));
-  if (!entry.shared) return {};
-  std::vector<MatrixSite> matrix_sites;
-  for (const auto& site : sites) matrix_sites.push_back(matrix_site(site));
-  return with_prefix(entry.shared(options.matrix_options("matrix"), matrix_sites), "adapter_", "adapter.");
+  return with_prefix(shared_of(options.matrix("matrix"), sites, matrix_site), "adapter_", "adapter.");
 }
 
-const RegisterMethod registrar{
-    {"surm_adapter",
-     "y + s * (act(M dropout(z)) + b), M [d, d]",
-     "the matrix's + d",
-     "SURM, arXiv 2406.17740",
-     {SiteKind::hidden},
-     {Option::matrix("matrix", "circulant", "M, any structured matrix"),
-      Option::choice("activation", "gelu", "the nonlinearity after M", activations()),
-      Option::number("scale", 1.0, "s, the factor on the adapter's output"),
-      Option::number("dropout", 0.0, "probability of dropping an element of z", 0.0, 0.9999),
-      Option::flag("bias", true, "train b")},
-     [](const Options& options, const Site& site) { return std::make_shared<SurmAdapter>(options, site); },
-     shared}};
+const RegisterMethod registrar{{"surm_adapter",
+                                "y + s * (act(M dropout(z)) + b), M [d, d]",
+                                "the matrix's + d",
+                                "SURM, arXiv 2406.17740",
+                                {SiteKind::hidden},
+                                {Option::matrix("matrix", "circulant", "M, any structured matrix"),
+                                 Option::choice("activation", "gelu", "the nonlinearity after M", activations()),
+                                 Option::number("scale", 1.0, "s, the factor on the adapter's output"),
+                                 Option::number("dropout", 0.0, "probability of dropping an element of z", 0.0, 0.9999),
+                                 Option::flag("bias", true, "train b")},
+                                make_method<SurmAdapter>,
+                                shared}};
 
 }  // namespace
 }  // namespace veneer

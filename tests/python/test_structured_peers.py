@@ -118,4 +118,4 @@ def test_loretta_s_train_is_its_authors_product(d):
     x = torch.randn(3, d, dtype=torch.float64)
     base = model.get_base_model()[0].base_layer
     torch.testing.assert_close(model(x), F.linear(x, base.weight, base.bias) + 2 * x @ down @ up)
-    assert sum(p.numel() for p in _trained(model)) == (1160 if d == 768 else sum(p.numel() for p in _trained(model)))
+    assert sum(p.numel() for p in _trained(model)) == {24: 420, 768: 1160}[d]

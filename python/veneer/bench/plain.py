@@ -196,44 +196,50 @@ class PlainIa3(PlainLayer):
         return (y * l).to(y.dtype)
 
 
-class PlainBottleneck(PlainLayer):
-    """u + s * up(act(down(dropout(u)))) after the base, the first part of whose output is u."""
+class PlainHidden(PlainLayer):
+    """u + s * update(u) after the base, the first part of whose output is u."""
+
+    def update(self, u: Tensor, p: Params) -> Tensor:
+        """[*, d] -> [*, d] in the parameters' dtype, which u is in."""
+        raise NotImplementedError
+
+    def forward(self, *args: Any, **kwargs: Any) -> Any:
+        out = self.base_layer(*args, **kwargs)
+        u = out[0] if isinstance(out, tuple) else out
+        h = self.update(self.dropout(u).to(self.tensors[0].dtype), self.params())
+        y = u + (h if self.options["scale"] == 1.0 else self.options["scale"] * h).to(u.dtype)
+        return (y, *out[1:]) if isinstance(out, tuple) else y
+
+
+class PlainBottleneck(PlainHidden):
+    """up(act(down(u)))."""
 
     def prepare(self) -> None:
         size = self.options["size"] or max(1, int(self.d_in / self.options["reduction_factor"]))
         self.down, self.up = self.matrix("down", self.d_in, size), self.matrix("up", size, self.d_out)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        out = self.base_layer(*args, **kwargs)
-        u = out[0] if isinstance(out, tuple) else out
-        p = self.params()
+    def update(self, u: Tensor, p: Params) -> Tensor:
         common = {name: t for name, t in p.items() if not name.startswith(("down_", "up_"))}  # Compacter's rule
         part = {
             half: common | {name[len(half) + 1 :]: t for name, t in p.items() if name.startswith(half + "_")}
             for half in ("down", "up")
         }
-        h = self.down.apply(self.dropout(u).to(self.tensors[0].dtype), part["down"])
+        h = self.down.apply(u, part["down"])
         h = ACTIVATIONS[self.options["activation"]](h + part["down"]["bias"] if self.options["bias"] else h)
         h = self.up.apply(h, part["up"])
-        h = h + part["up"]["bias"] if self.options["bias"] else h
-        y = u + (h if self.options["scale"] == 1.0 else self.options["scale"] * h).to(u.dtype)
-        return (y, *out[1:]) if isinstance(out, tuple) else y
+        return h + part["up"]["bias"] if self.options["bias"] else h
 
 
-class PlainSurmAdapter(PlainLayer):
-    """u + s * (act(M dropout(u)) + b) after the base, the first part of whose output is u."""
+class PlainSurmAdapter(PlainHidden):
+    """act(M u) + b."""
 
     def prepare(self) -> None:
         self.M = self.matrix("matrix", self.d_in, self.d_out)
 
-    def forward(self, *args: Any, **kwargs: Any) -> Any:
-        out = self.base_layer(*args, **kwargs)
-        u = out[0] if isinstance(out, tuple) else out
-        p = {name.removeprefix("adapter_"): t for name, t in self.params().items()}
-        h = ACTIVATIONS[self.options["activation"]](self.M.apply(self.dropout(u).to(self.tensors[0].dtype), p))
-        h = h + p["bias"] if self.options["bias"] else h
-        y = u + (h if self.options["scale"] == 1.0 else self.options["scale"] * h).to(u.dtype)
-        return (y, *out[1:]) if isinstance(out, tuple) else y
+    def update(self, u: Tensor, p: Params) -> Tensor:
+        p = {name.removeprefix("adapter_"): t for name, t in p.items()}
+        h = ACTIVATIONS[self.options["activation"]](self.M.apply(u, p))
+        return h + p["bias"] if self.options["bias"] else h
 
 
 class PlainEffective(PlainLayer):

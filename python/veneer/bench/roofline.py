@@ -85,13 +85,9 @@ def _circulant(site: Site, options: dict[str, Any]) -> Work:
 
 
 def _convolution(site: Site, length: int, factors: int = 1) -> Work:
-    """A product by cyclic convolutions of a length: transforms of x and back for each factor, three times."""
-    transforms = 3 * 2 * factors * 2.5 * site.n * length * math.log2(max(length, 2))
+    """Products by cyclic convolutions of a length: for each factor the five transforms and three products of a circulant."""
+    transforms = 5 * factors * 2.5 * site.n * length * math.log2(max(length, 2))
     return Work(fft=transforms + 3 * factors * 8.0 * site.n * (length // 2 + 1), bytes=4 * site.x + 2 * site.y)
-
-
-def _block_circulant(site: Site, options: dict[str, Any]) -> Work:
-    return _circulant(site, {"block_size": options["block_size"]})
 
 
 def _toeplitz(site: Site, options: dict[str, Any]) -> Work:  # noqa: ARG001
@@ -102,34 +98,26 @@ def _symmetric_toeplitz(site: Site, options: dict[str, Any]) -> Work:
     return _convolution(site, 2 * max(site.d_in, site.d_out) - 1, 2 if options["form"] == "product" else 1)
 
 
-def _kronecker_pair(site: Site, o1: int, i1: int, o2: int, i2: int) -> Work:
-    """M = [o1, i1] (x) [o2, i2]: the cheaper order of its two products, three times."""
-    least = min(i1 * i2 * o2 + i1 * o2 * o1, i1 * i2 * o1 + i2 * o1 * o2)
-    return Work(gemm=3 * 2.0 * site.n * least, bytes=4 * site.x + 2 * site.y)
-
-
 def _square(n: int) -> tuple[int, int]:
     small = next(k for k in range(math.isqrt(n), 0, -1) if n % k == 0)
     return small, n // small
 
 
 def _lokr(site: Site, options: dict[str, Any]) -> Work:  # noqa: ARG001
+    # M = [o1, i1] (x) [o2, i2]: the cheaper order of its two products, three times.
     (i1, i2), (o1, o2) = _square(site.d_in), _square(site.d_out)
-    return _kronecker_pair(site, o1, i1, o2, i2)
-
-
-def _monarch(site: Site, options: dict[str, Any]) -> Work:
-    return _low_rank(site, {"rank": options["rank"]})
+    least = min(i1 * i2 * o2 + i1 * o2 * o1, i1 * i2 * o1 + i2 * o1 * o2)
+    return Work(gemm=3 * 2.0 * site.n * least, bytes=4 * site.x + 2 * site.y)
 
 
 MATRICES: dict[str, Callable[[Site, dict[str, Any]], Work]] = {
     "low_rank": _low_rank,
-    "block_circulant": _block_circulant,
+    "block_circulant": _circulant,
     "toeplitz": _toeplitz,
     "hankel": _toeplitz,
     "symmetric_toeplitz": _symmetric_toeplitz,
     "lokr": _lokr,
-    "monarch": _monarch,
+    "monarch": _low_rank,
     "vera": _vera,
     "dense": _dense,
     "circulant": _circulant,

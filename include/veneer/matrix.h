@@ -48,6 +48,12 @@ struct MatrixSite {
   std::string role;
 };
 
+// What a method merged an update with: its layer multiplies by gain * (weight + scale * M), row by row.
+struct Merged {
+  at::Tensor weight;  // [d_out, d_in]; undefined: nothing is merged
+  at::Tensor gain;    // [d_out], in float32 at least; undefined: ones
+};
+
 // A family of d_out x d_in matrices written with few numbers, bound to its options and sizes. Immutable, so one object
 // serves every thread. `dense` is the definition; everything else is an optimisation the generic suite tests against
 // it.
@@ -72,10 +78,18 @@ class Matrix {
   // prepared, undefined for what is frozen. Called where nothing is recorded; by autograd unless it is written out.
   virtual std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                            bool wants_x) const;
+  // Whether `pullback` costs more than a product with a dense matrix. Then, for many rows, the gradient of the dense
+  // matrix is found first, and `pullback` takes it from there, with d_in rows.
+  virtual bool costly() const { return false; }
+  // `dense` where nothing is recorded, as fast as it can be had, in time of `product` with d_in rows at most: a method
+  // with more rows may add it to a weight and save the products with M.
+  virtual at::Tensor build(const Params& params) const { return dense(params); }
   // x [N, d_in] -> x M^T [N, d_out], in x's dtype.
   at::Tensor apply(const at::Tensor& x, const Params& params) const;
   // y + scale * x M^T, in y's dtype; x [N, d_in], y [N, d_out]. `owned`: y may be overwritten.
   at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params, double scale) const;
+  // weight + scale * M where nothing is recorded, in weight's dtype.
+  at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const;
   // Norms [d_out] of the rows of weight + scale * M, in float32 (float64 for float64 weights); weight [d_out, d_in].
   at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
 
@@ -83,23 +97,24 @@ class Matrix {
   // that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the caller
   // does. Kept is nothing, of factors h [N, r]; backward sums the gradients of what `prepare` gave over parts of the
   // rows, and takes the sum through `prepare` once.
-  // y += scale * dropout(x) M^T in place. Returns what backward wants besides x and the parameters.
+  // y += scale * dropout(x) M^T in place, where y is defined. Returns what backward wants besides x and the parameters.
   std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params, double scale) const;
   // Gradients of the tensors of `params`, in their order and dtypes, undefined for frozen ones; and, where dx is
-  // defined, dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous. The dense form, without
-  // dropout, may be given `merge` [d_out, d_in]: then dx = dy (merge + scale * M), one product in place of two.
+  // defined, dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous. With a merged weight, and
+  // no dropout, dy is the gradient of x (gain * (weight + scale * M))^T, and dx = all of x's: one product, not two.
   std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
                                           const Params& params, const std::vector<at::Tensor>& kept, double scale,
-                                          const at::Tensor& merge = {}) const;
+                                          const Merged& base = {}) const;
 
   // The family's own factor on the update (LoRA's alpha / r). Not part of `dense`.
   virtual double scale() const { return 1.0; }
   // Whether it depends on the site's layer and role, not on the sizes alone.
   virtual bool placed() const { return false; }
 
- protected:
   int64_t d_in() const { return site_.d_in; }
   int64_t d_out() const { return site_.d_out; }
+
+ protected:
   bool zero_start() const { return site_.start == Start::zero; }
 
  private:

@@ -61,7 +61,9 @@ class Params {
       : specs_(&specs), tensors_(tensors), prefix_(std::move(prefix)) {}
 
   // The tensor called prefix + name, or the common one called name. Throws an internal error if there is none.
-  const at::Tensor& operator[](std::string_view name) const;
+  const at::Tensor& operator[](std::string_view name) const { return tensors_[place(name)]; }
+  // Its place among `tensors`.
+  size_t place(std::string_view name) const;
   Params scoped(const std::string& prefix) const { return {*specs_, tensors_, prefix_ + prefix}; }
 
   // All tensors and their specs, whatever the prefix; the same names with other tensors.

@@ -41,13 +41,44 @@ bool from_front(at::TensorList factors) {
   return front < back;
 }
 
-// The index that a factor contracts is taken from one end of a row [N, ...] to the last dimension, [N, rest, i], and
-// what comes of it, [N, rest, o], is put at the other end: after all factors the indices are in order again.
-at::Tensor taken(const at::Tensor& row, int64_t size, bool front) {
-  return front ? row.unflatten(1, {size, -1}).transpose(1, 2) : row.unflatten(1, {-1, size});
-}
-at::Tensor put(const at::Tensor& result, bool front) {
-  return front ? result.flatten(1, 2) : result.transpose(1, 2).flatten(1, 2);
+// One factor's turn: rows [N, ...] are seen as [*, size, right], `right` the product of the dimensions after its own.
+struct Step {
+  size_t place;
+  at::Tensor factor;  // [o, i]
+  int64_t right = 1;
+
+  at::Tensor of(const at::Tensor& row, int64_t size) const {
+    return right == 1 ? row.reshape({-1, size}) : row.reshape({-1, size, right});
+  }
+  // The factor applied to t = of(row, i), [*, o, right].
+  at::Tensor product(const at::Tensor& t) const {
+    return right == 1 ? at::mm(t, factor.t()) : at::bmm(each(factor, t), t);
+  }
+  at::Tensor transposed(const at::Tensor& t) const {
+    return right == 1 ? at::mm(t, factor) : at::bmm(each(factor.t(), t), t);
+  }
+  // m for each matrix of t. (matmul would choose between two products, rounded differently, by what needs a gradient.)
+  static at::Tensor each(const at::Tensor& m, const at::Tensor& t) {
+    return m.unsqueeze(0).expand_symint({t.sym_size(0), m.size(0), m.size(1)});
+  }
+  // The factor's, summed over rows, from what it was applied to and the gradient of what it gave.
+  at::Tensor gradient(const at::Tensor& in, const at::Tensor& out) const {
+    return right == 1 ? at::mm(out.t(), in) : at::bmm(out, in.transpose(1, 2)).sum(0);
+  }
+};
+
+// In the order they are applied, in `like`'s dtype.
+std::vector<Step> steps(at::TensorList factors, const at::Tensor& like) {
+  const bool front = from_front(factors);
+  const size_t count = factors.size();
+  std::vector<Step> found;
+  for (size_t i = 0; i < count; ++i) {
+    const size_t k = front ? i : count - 1 - i;
+    Step step{k, as(factors[k], like)};
+    for (size_t j = k + 1; j < count; ++j) step.right *= factors[j].size(front ? 1 : 0);
+    found.push_back(step);
+  }
+  return found;
 }
 
 }  // namespace
@@ -61,35 +92,26 @@ at::Tensor KroneckerProduct::dense(const Params& params) const {
 
 // In float32 at least: between the factors is no place to round, and the products are small.
 at::Tensor KroneckerProduct::product(const at::Tensor& x, at::TensorList factors) const {
-  const bool front = from_front(factors);
   at::Tensor y = wide(x);
-  for (size_t i = 0; i < factors.size(); ++i) {
-    const at::Tensor factor = as(factors[front ? i : factors.size() - 1 - i], y);
-    y = put(at::matmul(taken(y, factor.size(1), front), factor.t()), front);
-  }
-  return as(y, x);
+  for (const Step& step : steps(factors, y)) y = step.product(step.of(y, step.factor.size(1)));
+  return as(y.reshape({-1, d_out()}), x);
 }
 
 std::vector<at::Tensor> KroneckerProduct::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList factors,
                                                    bool wants_x) const {
-  const bool front = from_front(factors);
-  const auto place = [&](size_t i) { return front ? i : factors.size() - 1 - i; };
-  std::vector<at::Tensor> inputs;  // of each step, [N, rest, i]
-  at::Tensor y = wide(x);
-  for (size_t i = 0; i < factors.size(); ++i) {
-    const at::Tensor factor = as(factors[place(i)], y);
-    inputs.push_back(taken(y, factor.size(1), front));
-    if (i + 1 < factors.size()) y = put(at::matmul(inputs.back(), factor.t()), front);
+  at::Tensor y = wide(x), g = wide(dy);
+  const std::vector<Step> all = steps(factors, y);
+  std::vector<at::Tensor> inputs, gradients(1 + factors.size());
+  for (const Step& step : all) {
+    inputs.push_back(step.of(y, step.factor.size(1)));
+    if (inputs.size() < all.size()) y = step.product(inputs.back());
   }
-  std::vector<at::Tensor> gradients(1 + factors.size());
-  at::Tensor g = wide(dy);
-  for (size_t i = factors.size(); i-- > 0;) {
-    const at::Tensor factor = as(factors[place(i)], g);
-    const at::Tensor out = taken(g, factor.size(0), !front);  // [N, rest, o]
-    gradients[1 + place(i)] = at::mm(out.reshape({-1, factor.size(0)}).t(), inputs[i].reshape({-1, factor.size(1)}));
-    if (i > 0 || wants_x) g = put(at::matmul(out, factor), !front);
+  for (size_t i = all.size(); i-- > 0;) {
+    const at::Tensor out = all[i].of(g, all[i].factor.size(0));
+    gradients[1 + all[i].place] = all[i].gradient(inputs[i], out);
+    if (i > 0 || wants_x) g = all[i].transposed(out);
   }
-  if (wants_x) gradients[0] = g;
+  if (wants_x) gradients[0] = g.reshape({-1, d_in()});
   return gradients;
 }
 

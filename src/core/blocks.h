@@ -18,7 +18,7 @@ at::Tensor block_product(const at::Tensor& x, const at::Tensor& w);
 std::vector<at::Tensor> block_pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& w, bool wants_x);
 
 // Families of Kronecker products F_1 (x) ... (x) F_K. Prepared are the factors [o_k, i_k]; products apply one after
-// another, from the end that needs fewer operations.
+// another, from the end that needs fewer operations, each to its own dimension of the rows seen as [N, i_1, ..., i_K].
 class KroneckerProduct : public Matrix {
  public:
   using Matrix::Matrix;

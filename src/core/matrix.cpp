@@ -83,6 +83,12 @@ at::Tensor Matrix::accumulate(const at::Tensor& y, bool owned, const at::Tensor&
   return owned ? y.add_(update, scale) : y.add(update, scale);
 }
 
+at::Tensor Matrix::merged(const at::Tensor& weight, const Params& params, double scale) const {
+  if (form() != Form::factors) return weight.add(as(build(params), weight), scale);
+  const auto factors = prepare(params);
+  return at::addmm(weight, as(factors[1], weight), as(factors[0], weight), 1.0, scale);
+}
+
 at::Tensor Matrix::row_norms(const at::Tensor& weight, const Params& params, double scale) const {
   const at::Tensor w = wide(weight);
   if (form() != Form::factors) return at::linalg_vector_norm(w.add(as(dense(params), w), scale), 2, at::IntArrayRef{1});
@@ -118,26 +124,29 @@ at::Tensor inner(const Dropped& x, const at::Tensor& a) {
   return h;
 }
 
-// Of the matrix itself; with `merge`, dx = dy (merge + scale * M).
+// t, its rows scaled by the gain where there is one; t may be overwritten.
+at::Tensor gained(const at::Tensor& t, const at::Tensor& gain) {
+  return gain.defined() ? t.mul_(as(gain, t).unsqueeze(1)) : t;
+}
+
+// Of the matrix itself.
 Tensors dense_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& m, double scale,
-                        const at::Tensor& merge) {
-  at::Tensor out = dx;
-  if (dx.defined() && merge.defined()) {
-    at::mm_out(out, dy, merge.add(m, scale));
-  } else if (dx.defined() && x.seed.defined()) {
+                        const at::Tensor& gain) {
+  if (dx.defined() && x.seed.defined()) {
     x.add_part(dx, at::mm(dy, m).mul_(scale), 0);
   } else if (dx.defined()) {
-    out.addmm_(dy, m, 1.0, scale);
+    dx.addmm_(dy, m, 1.0, scale);
   }
-  return {at::mm(dy.t(), x.part(0, dy.size(0))).mul_(scale)};
+  return {gained(at::mm(dy.t(), x.part(0, dy.size(0))).mul_(scale), gain)};
 }
 
 // Of the two factors, from h = dropout(x) A^T.
 Tensors factor_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x, const at::Tensor& a,
-                         const at::Tensor& b, const at::Tensor& h, double scale) {
-  const at::Tensor dh = at::mm(dy, b).mul_(scale);  // [N, r]
-  // dB = s dy^T h, computed as (h^T dy)^T: the wide factor is then read along its rows.
-  const at::Tensor db = at::mm(h.t(), dy).mul_(scale).t();
+                         const at::Tensor& b, const at::Tensor& h, double scale, const at::Tensor& gain) {
+  // Thin products are fast where both are read along their rows: dh [N, r] = dy (s B) with B turned round before, and
+  // dB = s dy^T h as (h^T dy)^T.
+  const at::Tensor dh = at::mm(dy, gained(b * scale, gain).t().contiguous().t());
+  const at::Tensor db = gained(at::mm(h.t(), dy).mul_(scale).t(), gain);
   if (!x.seed.defined()) {
     if (dx.defined()) dx.addmm_(dh, a);
     return {at::mm(dh.t(), x.x), db};
@@ -153,7 +162,12 @@ Tensors factor_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropp
 
 // Of what `prepared` is made of, by parts of the rows.
 Tensors row_gradients(const Matrix& matrix, const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
-                      const Tensors& prepared, double scale) {
+                      const Tensors& prepared, double scale, const at::Tensor& gain) {
+  if (matrix.costly() && !dx.defined() && !x.seed.defined() && x.x.size(0) >= 2 * matrix.d_in() &&
+      wide_type(x.x.scalar_type()) == x.x.scalar_type()) {
+    const at::Tensor unit = at::eye(matrix.d_in(), x.x.options());  // whose row i is multiplied to column i of M
+    return row_gradients(matrix, dx, at::mm(x.x.t(), dy), {unit, {}}, prepared, scale, gain);
+  }
   const bool whole = large(prepared, x.x);
   Tensors sums;
   for (const auto& tensor : prepared) {
@@ -163,7 +177,9 @@ Tensors row_gradients(const Matrix& matrix, const at::Tensor& dx, const at::Tens
     sums.push_back(tensor.requires_grad() ? at::zeros(sizes, options) : at::Tensor());
   }
   by_rows(x.x, whole, [&](int64_t begin, int64_t end, int64_t strip) {
-    const auto found = matrix.pullback(x.part(begin, end), dy.narrow(0, begin, end - begin), prepared, dx.defined());
+    at::Tensor g = dy.narrow(0, begin, end - begin);
+    if (gain.defined()) g = g * as(gain, g);
+    const auto found = matrix.pullback(x.part(begin, end), g, prepared, dx.defined());
     for (size_t i = 0; i < sums.size(); ++i) {
       if (sums[i].defined() && found[i + 1].defined()) sums[i].select(0, strip).add_(found[i + 1], scale);
     }
@@ -183,11 +199,11 @@ std::vector<at::Tensor> Matrix::fused_add(const at::Tensor& y, const Dropped& x,
                                           double scale) const {
   if (form() == Form::factors) {
     const auto factors = prepare(params);
-    const at::Tensor h = inner(x, as(factors[0], y));
-    y.addmm_(h, as(factors[1], y).t(), 1.0, scale);
+    const at::Tensor h = inner(x, as(factors[0], x.x));
+    if (y.defined()) y.addmm_(h, as(factors[1], y).t(), 1.0, scale);
     return {h};
   }
-  if (y.is_meta() || y.size(0) == 0) return {};
+  if (!y.defined() || y.is_meta() || y.size(0) == 0) return {};
   const Tensors prepared = prepare(params);
   if (form() == Form::dense) {
     y.addmm_(x.part(0, y.size(0)), as(prepared[0], y).t(), 1.0, scale);
@@ -202,7 +218,7 @@ std::vector<at::Tensor> Matrix::fused_add(const at::Tensor& y, const Dropped& x,
 
 std::vector<at::Tensor> Matrix::fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
                                                 const Params& params, const std::vector<at::Tensor>& kept, double scale,
-                                                const at::Tensor& merge) const {
+                                                const Merged& base) const {
   const size_t count = params.tensors().size();
   Tensors gradients(count), leaves(count), trained;
   for (size_t i = 0; i < count; ++i) {
@@ -220,12 +236,19 @@ std::vector<at::Tensor> Matrix::fused_gradients(const at::Tensor& dx, const at::
   }
   {
     const c10::NoGradGuard no_grad;
+    at::Tensor rest = dx;  // what is still to be added to
+    if (dx.defined() && base.weight.defined()) {
+      const at::Tensor all = form() == Form::dense ? base.weight.add(as(prepared[0], dy), scale)
+                                                   : merged(base.weight, params.with(leaves), scale);
+      at::mm_out(rest, dy, gained(all, base.gain));
+      rest.reset();
+    }
     if (form() == Form::dense) {
-      sums = dense_gradients(dx, dy, x, as(prepared[0], dy), scale, merge);
+      sums = dense_gradients(rest, dy, x, as(prepared[0], dy), scale, base.gain);
     } else if (form() == Form::factors) {
-      sums = factor_gradients(dx, dy, x, as(prepared[0], dy), as(prepared[1], dy), kept[0], scale);
+      sums = factor_gradients(rest, dy, x, as(prepared[0], dy), as(prepared[1], dy), kept[0], scale, base.gain);
     } else {
-      sums = row_gradients(*this, dx, dy, x, prepared, scale);
+      sums = row_gradients(*this, rest, dy, x, prepared, scale, base.gain);
     }
     for (size_t i = 0; i < sums.size(); ++i) {
       if (sums[i].defined()) sums[i] = as(sums[i], prepared[i]);

@@ -9,14 +9,14 @@
 
 namespace veneer {
 
-const at::Tensor& Params::operator[](std::string_view name) const {
+size_t Params::place(std::string_view name) const {
   for (size_t i = 0; i < specs_->size(); ++i) {
     const auto& [full, common] = std::tie((*specs_)[i].name, (*specs_)[i].common);
     const size_t length = common ? 0 : prefix_.size();
     if (full.size() == length + name.size() && full.compare(0, length, prefix_, 0, length) == 0 &&
         full.compare(length, name.size(), name) == 0) {
       TORCH_INTERNAL_ASSERT(i < tensors_.size(), "parameter ", full, " has no tensor");
-      return tensors_[i];
+      return i;
     }
   }
   TORCH_INTERNAL_ASSERT(false, "no parameter called ", prefix_, name);

@@ -6,6 +6,7 @@
 
 #include <numbers>
 
+#include "kernels/cpu/diagonal_sums.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
@@ -39,6 +40,19 @@ at::Tensor resized(const at::Tensor& x, int64_t n) {
   return size < n ? at::constant_pad_nd(x, {0, n - size}) : x.narrow(-1, 0, n);
 }
 
+at::Tensor grown(const Matrix& matrix, const at::Tensor& growth, at::TensorList prepared) {
+  const at::Tensor in = at::eye(1, matrix.d_in(), growth.options()), out = at::eye(1, matrix.d_out(), growth.options());
+  const at::Tensor m = growth.narrow(0, 0, matrix.d_out()).narrow(1, 0, matrix.d_in()).contiguous();
+  m.select(1, 0).copy_(matrix.product(in, prepared).squeeze(0));
+  m.select(0, 0).copy_(matrix.pullback(in, out, prepared, true)[0].squeeze(0));
+  if (m.scalar_type() == at::kDouble) {
+    kernels::cpu::diagonal_sums(m.mutable_data_ptr<double>(), m.size(0), m.size(1));
+  } else {
+    kernels::cpu::diagonal_sums(m.mutable_data_ptr<float>(), m.size(0), m.size(1));
+  }
+  return m;
+}
+
 // Negacyclic, n even: modulo X^n + 1 a real polynomial is a complex one of half the length modulo X^(n/2) - i, by
 // X^(n/2) = i; X = w Y with w = e^(i pi / n) makes that cyclic. n odd: X = -Y makes it cyclic.
 at::Tensor Convolution::spectrum(const at::Tensor& x) const {
@@ -69,16 +83,15 @@ at::Tensor Convolution::weights(const at::Tensor& spectrum) const {
   return w;
 }
 
+// Row i is a window of the diagonals, from the last to the first, that starts at n - 1 - i.
 at::Tensor Convolution::dense(const at::Tensor& c) const {
-  const at::Tensor i = at::arange(n_, c.options().dtype(at::kLong));
-  const at::Tensor shift = i.unsqueeze(1) - i;  // [u, v] -> u - v
-  const at::Tensor m = c.index_select(-1, shift.remainder(n_).flatten()).unflatten(-1, {n_, n_});
-  return negacyclic_ ? at::where(shift < 0, -m, m) : m;
+  const at::Tensor above = c.narrow(-1, 1, n_ - 1);
+  return at::cat({negacyclic_ ? -above : above, c}, -1).flip(-1).unfold(-1, n_, 1).flip(-2);
 }
 
 Toeplitz::Toeplitz(int64_t d_in, int64_t d_out) : d_in_(d_in), d_out_(d_out), length_(fast_length(d_in + d_out - 1)) {}
 
-at::Tensor Toeplitz::dense(const at::Tensor& t) const { return t.unfold(0, d_in_, 1).flip(1); }
+at::Tensor Toeplitz::dense(const at::Tensor& t) const { return t.flip(0).unfold(0, d_in_, 1).flip(0); }
 
 at::Tensor Toeplitz::spectrum(const at::Tensor& t) const {
   // The circulant's first column: the diagonals from the main one down, zeros, and those above it.
@@ -130,6 +143,24 @@ at::Tensor correlated(const at::Tensor& x, const at::Tensor& g) {
   return at::einsum("nqk,nmk->mqk", {x.conj(), g});
 }
 
+// The same from signals x [N, q, g] and dy [N, m, g] of a short length g: the transform is a product with its matrix,
+// which gives spectra frequency by frequency, and the sums are products of small matrices.
+constexpr int64_t short_length = 128;
+at::Tensor correlated_short(const at::Tensor& x, const at::Tensor& dy, const Convolution& cyclic) {
+  const int64_t length = x.size(2);
+  const at::Tensor u = wide(x), v = wide(dy);
+  const at::Tensor f = at::view_as_real(cyclic.spectrum(at::eye(length, u.options())));  // [g, k, 2]
+  const at::Tensor rows = f.permute({2, 1, 0}).reshape({-1, length});                    // [2 k, g]
+  const auto spectra = [&](const at::Tensor& signal) {                                   // [2, k, N, q or m]
+    const at::Tensor all = at::mm(rows, signal.reshape({-1, length}).t());
+    return all.view({2, -1, signal.size(0), signal.size(1)}).unbind(0);
+  };
+  const auto s = spectra(u), g = spectra(v);
+  const at::Tensor re = at::bmm(g[0].transpose(1, 2), s[0]).baddbmm_(g[1].transpose(1, 2), s[1]);
+  const at::Tensor im = at::bmm(g[1].transpose(1, 2), s[0]).baddbmm_(g[0].transpose(1, 2), s[1], 1.0, -1.0);
+  return at::complex(re, im).permute({1, 2, 0});  // [m, q, k]
+}
+
 }  // namespace
 
 at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared) const {
@@ -142,8 +173,12 @@ at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared
 std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                                   bool wants_x) const {
   const Convolution cyclic(g_);
-  const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));
-  const at::Tensor g = cyclic.spectrum(resized(dy, m_ * g_).unflatten(1, {m_, g_}));  // [N, m, k]
+  const at::Tensor in = resized(x, q_ * g_).unflatten(1, {q_, g_}), out = resized(dy, m_ * g_).unflatten(1, {m_, g_});
+  if (!wants_x && m_ > 1 && q_ > 1 && g_ <= short_length) {
+    const at::Tensor sum = correlated_short(in, out, cyclic);
+    return {at::Tensor(), sum * cyclic.weights(sum)};
+  }
+  const at::Tensor signal = cyclic.spectrum(in), g = cyclic.spectrum(out);  // [N, q, k] and [N, m, k]
   at::Tensor dx;
   if (wants_x) {
     const at::Tensor back = mixed(g, as(prepared[0], g).conj().transpose(0, 1));

@@ -37,6 +37,11 @@ class Convolution {
   bool negacyclic_;
 };
 
+// The whole matrix of low displacement rank without products of matrices, from its own products and from what it grows
+// by along its diagonals, M[i, j] - M[i - 1, j - 1] = growth[i, j] for i, j > 0; growth may be larger than M. Not
+// differentiable; on the CPU, in float32 or float64.
+at::Tensor grown(const Matrix& matrix, const at::Tensor& growth, at::TensorList prepared);
+
 // Products with the Toeplitz matrix T[i, j] = t[i - j + d_in - 1] of diagonals t [d_out + d_in - 1].
 class Toeplitz {
  public:

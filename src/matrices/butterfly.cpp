@@ -34,6 +34,7 @@ class Butterfly final : public Matrix {
   }
 
   Form form() const override { return Form::other; }
+  bool costly() const override { return true; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {params["butterfly_w"], params["butterfly_z"]};
   }

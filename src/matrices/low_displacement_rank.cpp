@@ -82,6 +82,17 @@ class LowDisplacementRank final : public Matrix {
     return (operator_ == "hankel" ? m.flip(0) : m).narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
+  // Along a diagonal each product grows by an outer product: of the sum over k a last term leaves, and comes back as
+  // the first with the other sign.
+  at::Tensor build(const Params& params) const override {
+    if ((operator_ != "circulant" && operator_ != "toeplitz") || !params["ldr_g"].is_cpu()) return dense(params);
+    const at::Tensor g = wide(params["ldr_g"]), h = wide(params["ldr_h"]), twice = 2.0 * g.t();
+    const auto prepared = prepare(params);
+    const at::Tensor growth =
+        operator_ == "toeplitz" ? at::matmul(twice, h) : at::matmul(twice, h.flip(1).roll(1, 1)).neg_();
+    return grown(*this, growth, prepared);
+  }
+
   // Trained operators have no short transform: their dense matrix is the fast path.
   bool trained_operator() const { return operator_ == "vandermonde" || operator_ == "subdiagonal"; }
   Form form() const override { return trained_operator() ? Form::dense : Form::other; }

@@ -9,6 +9,7 @@
 
 #include "core/combined.h"
 #include "veneer/check.h"
+#include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -41,6 +42,12 @@ class Product final : public Matrix {
     at::Tensor y = x;
     for (size_t k = factors_.size(); k-- > 0;) y = factors_[k].product(y, Parts::prepared(prepared, k));
     return y;
+  }
+  at::Tensor build(const Params& params) const override {
+    const auto prepared = prepare(params);
+    if (narrow_) return at::matmul(prepared[1], prepared[0]);
+    const auto type = wide_type(at::toRealValueType(prepared[0].scalar_type()));
+    return product(at::eye(d_in(), prepared[0].options().dtype(type)), prepared).t();
   }
   double scale() const override { return scale_; }
   bool placed() const override { return factors_.placed(); }

@@ -19,6 +19,9 @@ class Sum final : public Matrix {
     return total([&](size_t k) { return terms_[k].dense(terms_.params(params, k)); });
   }
   Form form() const override { return Form::other; }
+  at::Tensor build(const Params& params) const override {
+    return total([&](size_t k) { return terms_[k].build(terms_.params(params, k)); });
+  }
   std::vector<at::Tensor> prepare(const Params& params) const override { return terms_.prepare(params); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return total([&](size_t k) { return terms_[k].product(x, Parts::prepared(prepared, k)); });

@@ -9,6 +9,7 @@
 #include <cmath>
 
 #include "core/spectral.h"
+#include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -44,7 +45,17 @@ class SymmetricToeplitz final : public Matrix {
     return m.narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
+  // Along a diagonal T(b) T(a) grows by an outer product at each end of the sum: sum over k of b|i - k| a|k - j| gains
+  // k = -1 and loses k = n - 1.
+  at::Tensor build(const Params& params) const override {
+    const auto all = factors(params);
+    if (all.size() == 1 || !all[0].is_cpu()) return dense(params);
+    const at::Tensor a = wide(all[0]), b = wide(all[1]), end_a = wrapped(a), end_b = wrapped(b);
+    return grown(*this, at::outer(b, a).addr_(end_b, end_a, 1.0, -1.0), prepare(params));
+  }
+
   Form form() const override { return Form::other; }
+  bool costly() const override { return form_ == "product"; }  // seven transforms of twice the length
   std::vector<at::Tensor> prepare(const Params& params) const override {
     std::vector<at::Tensor> spectra;
     for (const at::Tensor& t : factors(params)) spectra.push_back(toeplitz_.spectrum(diagonals(t)));
@@ -82,6 +93,9 @@ class SymmetricToeplitz final : public Matrix {
 
   // t[|k - n + 1|] for k < 2 n - 1.
   at::Tensor diagonals(const at::Tensor& t) const { return at::cat({t.narrow(0, 1, n_ - 1).flip(0), t}); }
+
+  // t[n - i].
+  static at::Tensor wrapped(const at::Tensor& t) { return t.flip(0).roll(1); }
 
   std::string form_;
   int64_t n_;

@@ -62,31 +62,50 @@ class Additive final : public Method {
                   in.x);
   }
 
-  bool fused() const override { return !decompose_; }
+  // HF PEFT's dropout inside DoRA drops the base's input too: that is another product, and rare.
+  bool fused() const override { return !decompose_ || !drop_base_ || dropout_ == 0.0; }
 
+  // Kept is the matrix's, and with decompose the output before it is rescaled and the norms n.
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
-    const at::Tensor x = rows(in.x);
-    if (through_merged(in, x)) {
-      const at::Tensor sum = in.weight.add(as(matrix_->dense(params), in.weight), scale_);
-      return {unrows(at::linear(x, sum, in.bias), in.x)};
+    const Dropped x{rows(in.x).contiguous(), in.seed, dropout_};
+    at::Tensor y;
+    std::vector<at::Tensor> kept;
+    if (through_merged(in, x.x)) {
+      kept = matrix_->fused_add({}, x, params, scale_);
+      y = at::linear(x.x, matrix_->merged(in.weight, params, scale_), in.bias);
+    } else {
+      y = in.y.defined() ? rows(in.y).clone(at::MemoryFormat::Contiguous) : at::linear(x.x, in.weight, in.bias);
+      kept = matrix_->fused_add(y, x, params, scale_);
     }
-    const at::Tensor y =
-        in.y.defined() ? rows(in.y).clone(at::MemoryFormat::Contiguous) : at::linear(x, in.weight, in.bias);
-    std::vector<at::Tensor> outputs = matrix_->fused_add(y, {x.contiguous(), in.seed, dropout_}, params, scale_);
-    outputs.insert(outputs.begin(), unrows(y, in.x));
-    return outputs;
+    if (decompose_) {
+      kept.insert(kept.end(), {y, rounded_norms(in.weight, params)});
+      y = rescaled(y, wide(params["magnitude"]) / kept.back(), in.bias);
+    }
+    kept.insert(kept.begin(), unrows(y, in.x));
+    return kept;
   }
 
   std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
                                          const std::vector<at::Tensor>& kept, bool wants_x) const override {
-    const at::Tensor x = rows(in.x).contiguous();
-    const at::Tensor g = rows(dy).contiguous();
-    const at::Tensor merge = through_merged(in, x) ? in.weight : at::Tensor();
+    const Dropped x{rows(in.x).contiguous(), in.seed, dropout_};
+    at::Tensor g = rows(dy).contiguous();
+    Merged base;
+    if (through_merged(in, x.x)) base.weight = in.weight;
+    at::Tensor magnitude, gain;  // the gradient of m, and m / n
+    if (decompose_) {
+      const at::Tensor &y = kept[kept.size() - 2], &n = kept.back();
+      gain = wide(params["magnitude"]) / n;
+      magnitude = row_products(g, y, in.bias) / n;
+      base.weight.defined() ? base.gain = gain : g = rescaled(g, gain, {});
+    }
     at::Tensor dx;
-    if (wants_x && merge.defined()) dx = at::empty_like(x);
-    if (wants_x && !merge.defined()) dx = in.weight.defined() ? at::mm(g, in.weight) : at::zeros_like(x);
-    std::vector<at::Tensor> gradients =
-        matrix_->fused_gradients(dx, g, {x, in.seed, dropout_}, params, kept, scale_, merge);
+    if (wants_x && base.weight.defined()) dx = at::empty_like(x.x);
+    if (wants_x && !base.weight.defined()) dx = in.weight.defined() ? at::mm(g, in.weight) : at::zeros_like(x.x);
+    std::vector<at::Tensor> gradients = matrix_->fused_gradients(dx, g, x, params, kept, scale_, base);
+    if (decompose_) {
+      const size_t place = params.place("magnitude");
+      if (params.specs()[place].trainable) gradients[place] = as(magnitude, params.tensors()[place]);
+    }
     if (wants_x) gradients.push_back(unrows(dx, in.x));
     return gradients;
   }
@@ -106,11 +125,12 @@ class Additive final : public Method {
   double dropout() const override { return dropout_; }
 
  private:
-  // W + s M where products with M are dense ones anyway: one product instead of two, each way. For many rows, and not
-  // in 16 bits, where a small update would be lost in the sum.
+  // W + s M where that saves products: for many rows, and not in 16 bits, where a small update would be lost in the
+  // sum. The two thin products of a low-rank update cost less.
   bool through_merged(const Input& in, const at::Tensor& x) const {
-    return matrix_->form() == Matrix::Form::dense && in.weight.defined() && !in.seed.defined() && !x.is_meta() &&
-           wide_type(x.scalar_type()) == x.scalar_type() && x.size(0) >= std::min(site_.d_in, site_.d_out);
+    return (decompose_ || matrix_->form() != Matrix::Form::factors) && in.weight.defined() && !in.y.defined() &&
+           !in.seed.defined() && !x.is_meta() && wide_type(x.scalar_type()) == x.scalar_type() &&
+           x.size(0) >= 2 * std::min(site_.d_in, site_.d_out);
   }
 
   at::Tensor norms(const at::Tensor& weight, const Params& params) const {
@@ -120,18 +140,49 @@ class Additive final : public Method {
     return matrix_->row_norms(weight.detach(), params, scale_).clamp_min(smallest_norm);
   }
 
-  // g [d_out] = m / n, in float32 at least. n is rounded as m was when it started, so that g is then exactly one in
-  // 16-bit adapters too.
+  // n [d_out], in float32 at least, rounded as m was when it started, so that m / n is then exactly one in 16-bit
+  // adapters too.
+  at::Tensor rounded_norms(const at::Tensor& weight, const Params& params) const {
+    return wide(as(norms(weight, params), params["magnitude"])).clamp_min(smallest_norm);
+  }
+
   at::Tensor gain(const at::Tensor& weight, const Params& params) const {
-    const at::Tensor& m = params["magnitude"];
-    return wide(m) / wide(as(norms(weight, params), m)).clamp_min(smallest_norm);
+    return wide(params["magnitude"]) / rounded_norms(weight, params);
+  }
+
+  // y * g + (1 - g) * bias, y [N, d_out], in y's dtype: rescales what is under the bias, and g = 1 gives y bit for bit.
+  static at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias) {
+    at::Tensor result = at::empty_like(y);
+    const at::Tensor shift = bias.defined() ? (1.0 - g) * bias : at::Tensor();
+    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
+      at::Tensor out = result.narrow(0, begin, end - begin);
+      const at::Tensor part = y.narrow(0, begin, end - begin);
+      if (g.scalar_type() == y.scalar_type()) {
+        at::mul_out(out, part, g);
+        if (shift.defined()) out.add_(shift);
+      } else {
+        out.copy_(shift.defined() ? at::addcmul(shift, part, g) : part * g);
+      }
+    });
+    return result;
+  }
+
+  // Sums over rows of g * (y - bias): [d_out], in float32 at least.
+  static at::Tensor row_products(const at::Tensor& g, const at::Tensor& y, const at::Tensor& bias) {
+    const at::Tensor sums = at::zeros({row_strips, y.size(1)}, y.options().dtype(wide_type(y.scalar_type())));
+    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
+      const at::Tensor part = wide(y.narrow(0, begin, end - begin));
+      const at::Tensor centred = bias.defined() ? part - bias : part;
+      sums.select(0, strip).add_((centred * g.narrow(0, begin, end - begin)).sum(0));
+    });
+    return sums.sum(0);
   }
 
   at::Tensor decomposed(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,
                         const at::Tensor& dropped, const Params& params) const {
     const at::Tensor g = gain(in.weight, params);
     if (dropped.is_same(x) || !drop_base_) {
-      // g * (W x + s M x) + b from y = W x + b; written so that g = 1 gives y back bit for bit.
+      // As `rescaled`, differentiable.
       const at::Tensor sum = matrix_->accumulate(y, owned, dropped, params, scale_) * g;
       return as(in.bias.defined() ? sum + (1.0 - g) * in.bias : sum, y);
     }

@@ -20,8 +20,9 @@ namespace {
 using at::Tensor;
 using Forward = std::vector<Tensor>(Text, Text, const Tensor&, const OptionalTensor&, const OptionalTensor&,
                                     const OptionalTensor&, at::TensorList, const OptionalTensor&, Text);
-using Backward = std::vector<Tensor>(Text, Text, const Tensor&, const Tensor&, const OptionalTensor&, at::TensorList,
-                                     at::TensorList, const OptionalTensor&, bool, Text);
+using Backward = std::vector<Tensor>(Text, Text, const Tensor&, const Tensor&, const OptionalTensor&,
+                                     const OptionalTensor&, at::TensorList, at::TensorList, const OptionalTensor&, bool,
+                                     Text);
 
 auto forward_op() {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("veneer::fused", "").typed<Forward>();
@@ -43,12 +44,12 @@ std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const Op
 }
 
 std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
-                             at::TensorList params, at::TensorList kept, const OptionalTensor& seed, bool wants_x,
-                             Text /*build*/) {
+                             const OptionalTensor& bias, at::TensorList params, at::TensorList kept,
+                             const OptionalTensor& seed, bool wants_x, Text /*build*/) {
   const PlainKeys keys;
   const auto bound = from_plan(method, options);
   std::vector<Tensor> gradients = bound->method->fused_backward(
-      dy, {x, Tensor(), tensor(weight), Tensor(), tensor(seed)}, {bound->specs, params}, kept.vec(), wants_x);
+      dy, {x, Tensor(), tensor(weight), tensor(bias), tensor(seed)}, {bound->specs, params}, kept.vec(), wants_x);
   for (Tensor& gradient : gradients) {
     if (!gradient.defined()) gradient = at::empty({0}, x.options());  // of a frozen tensor: an op returns only tensors
   }
@@ -66,8 +67,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
       const at::AutoDispatchBelowADInplaceOrView below;
       outputs = forward_op().call(method, options, x, y, weight, bias, params, seed, build);
     }
-    const OptionalTensor base = y.has_value() ? std::nullopt : weight;
-    torch::autograd::variable_list saved{x, tensor(base), tensor(seed)};
+    torch::autograd::variable_list saved{x, tensor(seed), tensor(weight), tensor(bias)};
     saved.insert(saved.end(), params.begin(), params.end());
     saved.insert(saved.end(), outputs.begin() + 1, outputs.end());
     context->save_for_backward(saved);
@@ -88,7 +88,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     auto& data = context->saved_data;
     const auto count = static_cast<size_t>(data["params"].toInt());
     const Tensor& x = saved[0];
-    const at::TensorList rest(saved), params = rest.slice(3, count), kept = rest.slice(3 + count);
+    const at::TensorList rest(saved), params = rest.slice(4, count), kept = rest.slice(4 + count);
     const bool has_y = data["y"].toBool();
     std::vector<Tensor> results(count + 1);  // of params, then x
     const bool wants_x = context->needs_input_grad(0);
@@ -96,8 +96,8 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
       results = at::GradMode::is_enabled()
                     ? differentiable(*context, gradients[0], saved, params)
                     : backward_op().call(data["method"].toStringRef(), data["options"].toStringRef(), gradients[0], x,
-                                         optional(saved[1]), params, kept, optional(saved[2]), wants_x,
-                                         data["build"].toStringRef());
+                                         optional(saved[2]), optional(saved[3]), params, kept, optional(saved[1]),
+                                         wants_x, data["build"].toStringRef());
     }
     torch::autograd::variable_list all(2);  // of method and options
     all.push_back(wants_x ? results.back() : Tensor());
@@ -116,7 +116,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     const auto bound = from_plan(data["method"].toStringRef(), data["options"].toStringRef());
     // The slope in y is one, so where the host called the base any y gives the same gradients.
     const Tensor y = data["y"].toBool() ? at::zeros_like(dy) : Tensor();
-    const Tensor out = bound->method->forward({saved[0], y, saved[1], Tensor(), saved[2]}, {bound->specs, params});
+    const Tensor out = bound->method->forward({saved[0], y, saved[2], saved[3], saved[1]}, {bound->specs, params});
     torch::autograd::variable_list inputs;
     std::vector<size_t> places;
     const auto add = [&](const Tensor& input, size_t place) {
@@ -159,6 +159,7 @@ bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad(
 
 bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
   if (!method.fused() || composed_only()) return false;
+  if (in.y.defined() && method.needs_weight()) return false;  // the op is given one or the other
   if (!in.y.defined() && (requires_gradient(in.weight) || requires_gradient(in.bias))) return false;
   const auto device = in.x.device().type();
   if (device != at::kCPU && device != at::kCUDA && device != at::kMeta) return false;
@@ -182,13 +183,12 @@ Tensor call_fused(const BoundMethod& bound, const Input& in, at::TensorList para
 TORCH_LIBRARY_FRAGMENT(veneer, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   m.def(
-      "fused(str method, str options, Tensor x, Tensor? y, Tensor? weight, Tensor? bias, Tensor[] params, Tensor? "
-      "seed, "
-      "str build) -> Tensor[]",
+      "fused(str method, str options, Tensor x, Tensor? y, Tensor? weight, Tensor? bias, Tensor[] params, "
+      "Tensor? seed, str build) -> Tensor[]",
       tags);
   m.def(
-      "fused_backward(str method, str options, Tensor dy, Tensor x, Tensor? weight, Tensor[] params, Tensor[] kept, "
-      "Tensor? seed, bool wants_x, str build) -> Tensor[]",
+      "fused_backward(str method, str options, Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor[] params, "
+      "Tensor[] kept, Tensor? seed, bool wants_x, str build) -> Tensor[]",
       tags);
 }
 TORCH_LIBRARY_IMPL(veneer, CPU, m) { m.impl("fused", forward), m.impl("fused_backward", backward); }

@@ -12,33 +12,22 @@ from itertools import pairwise, permutations
 import numpy as np
 import pytest
 import torch
+from contenders import CPU, D, N, built
 from rich.console import Console
 from torch import nn
 
 from veneer import _core
-from veneer.bench import cli, compare, layer, memory, plots, report, runner, targets, timing
-from veneer.bench.assemble import assemble
-from veneer.bench.cases import Case, all_cases, chosen, variant, variants
+from veneer.bench import cli, compare, memory, report, runner, targets, timing
+from veneer.bench.cases import MATRIX_PLACES, PLACES, Case, all_cases, chosen, variant, variants
 from veneer.bench.contender import FLOOR, FLOOR_AGAIN, OURS, PEER, PLAIN, Contender, Mapped, Sample
 from veneer.bench.machine import Constants
 from veneer.bench.render import markers, render
-
-CPU = torch.device("cpu")
-N, D = 64, 192
 
 
 def bench(*arguments):
     parser = argparse.ArgumentParser()
     cli.add_arguments(parser)
     return cli.run(parser.parse_args(arguments))
-
-
-def built(name="lora-r8", p=0.0, dtype="float32", adapter_dtype=None, d_out=D):
-    """The contenders of a small layer, compared."""
-    case = Case(variant(name), dtype, adapter_dtype or dtype, p, D, d_out, N)
-    ground = layer.ground(case, CPU)
-    assemble(case, ground)
-    return ground, {c.name: c for c in ground.contenders}
 
 
 # What is measured ---------------------------------------------------------------------------------------------------
@@ -51,6 +40,15 @@ def test_every_cell_of_the_registry_is_measured():
         takes_matrix = any(option["type"] == "matrix" for option in entry["options"])
         for matrix in registry["matrices"] if takes_matrix else [""]:
             assert (method, matrix) in measured
+
+
+@pytest.mark.parametrize("matrix", json.loads(_core.registry())["matrices"])
+def test_every_matrix_has_a_layer_and_a_model_row_in_both_precisions(matrix):
+    names = {v.name for v in variants() if (v.kind, v.matrix) == ("linear", matrix)}
+    place = "minilm", MATRIX_PLACES.get(matrix, PLACES)[-1]
+    cases = [case for case in all_cases() if case.variant.name in names]
+    rows = {(c.level, c.dtype) for c in cases if (c.d_in, c.d_out) == (768, 768) or (c.model, c.targets) == place}
+    assert rows == {(level, dtype) for level in ("layer", "model") for dtype in ("float32", "bfloat16")}
 
 
 def test_ids_are_unique_and_the_targets_are_cases():
@@ -226,22 +224,6 @@ def test_a_wrong_contender_is_caught(make, what, dtype):
         compare.compare([wrong], contenders[PLAIN], ground.sample, getattr(torch, dtype))
 
 
-def test_a_wrong_peer_is_caught(monkeypatch):
-    from veneer.bench import peers
-
-    right = peers.config
-
-    def other_scale(*arguments):
-        found = right(*arguments)
-        found.lora_alpha *= 2
-        return found
-
-    pytest.importorskip("peft")
-    monkeypatch.setattr(peers, "config", other_scale)
-    with pytest.raises(compare.Mismatch, match="peft: "):
-        built()
-
-
 def test_a_missing_gradient_is_caught():
     ground, contenders = built()
     wrong = twin(contenders[PLAIN])
@@ -409,77 +391,3 @@ def test_noise_is_told(factor, noisy, monkeypatch):
     report.print_end(Console(file=out, width=200), rows, summary)
     assert ("MORE THAN 3 POINTS" in out.getvalue()) == noisy
     assert summary["noisy_cases"] == ([case.id] if noisy else [])
-
-
-# Targets and plots --------------------------------------------------------------------------------------------------
-
-
-def fake(case, contender, **values):
-    row = dict.fromkeys(runner.ROW_KEYS) | vars(runner._row(case, runner.Settings(CPU), contender))
-    return (
-        row
-        | {
-            "step_median_ms": 1.0,
-            "step_min_ms": 1.0,
-            "step_tax_low": 0.0,
-            "step_tax_high": 0.0,
-            "noise_points": 0.0,
-            "noisy": False,
-        }
-        | values
-    )
-
-
-def test_the_target_table_has_a_line_for_each_of_the_issue():
-    rows = []
-    for target in targets.targets():
-        rows.append(fake(target.case, OURS, step_tax_median=0.11, step_over_plain=0.7, saved_added_bytes=2**18))
-        rows.append(fake(target.case, target.beside, step_tax_median=0.4, saved_added_bytes=2**23))
-    with_amx = {line.case: line for line in targets.table(rows, amx=True)}
-    assert len(with_amx) == 14
-    assert vars(with_amx["LoRA 768x768 fp32, p = 0 / 0.1"]) == {
-        "case": "LoRA 768x768 fp32, p = 0 / 0.1",
-        "peft": "40 % / 40 %",
-        "target": "7 % / 12 %",
-        "ours": "11 % / 11 %",
-        "reached": [False, True],
-    }
-    bottleneck = next(line for name, line in with_amx.items() if name.startswith("bottleneck"))
-    assert (bottleneck.peft, bottleneck.target, bottleneck.ours, bottleneck.reached) == (
-        "1.00",
-        "0.60",
-        "0.70",
-        [False],
-    )
-    without = {line.case: line for line in targets.table(rows, amx=False)}
-    assert without["circulant bf16 d = 768 / 4096"].target == "10 % / 10 %"  # a quarter of HF PEFT's
-    assert targets.table(rows[:2], amx=True)[0].ours == "11 % / -"
-
-
-def test_plots_of_sweeps_and_models(tmp_path):
-    rows = []
-    for case in chosen(all_cases(), r"(lora-r8|ia3)/(.*/N(64|2048|8192)/float32/p0$|float32/p0)"):
-        for i, name in enumerate((FLOOR, OURS, PLAIN, PEER)):
-            cost = 1e-6 * (case.tokens or 2048) * (case.d_in or 384) * (1 + 0.1 * i)
-            rows.append(
-                fake(
-                    case,
-                    name,
-                    step_median_ms=cost,
-                    step_tax_median=0.1 * i,
-                    step_tax_low=0.09 * i,
-                    step_tax_high=0.12 * i,
-                    saved_added_bytes=i << 20,
-                )
-            )
-    plots.plot(rows, tmp_path / "plot.svg")
-    drawn = (tmp_path / "plot.svg").read_text()
-    for title in (
-        "768 to 768, 2048 tokens, float32",
-        "minilm, all linears, float32",
-        "kept for backward",
-        "lora-r8, fp32, d 768",
-    ):
-        assert title in drawn
-    with pytest.raises(ValueError, match="nothing was measured"):
-        plots.plot([], tmp_path / "none.png")

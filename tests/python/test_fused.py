@@ -39,7 +39,43 @@ CASES = {
         8,
     ),
     "circulant padded": (SurmConfig(target_modules=["0"], block_size=4, padding=True, dropout=0.25), 5, 7),
+    "dora": (LoraConfig(target_modules=["0"], r=3, use_dora=True), 12, 8),
+    "dora, shared dropout": (
+        AdditiveConfig(target_modules=["0"], use_dora=True, dora_dropout="shared", dropout=0.25),
+        8,
+        12,
+    ),
 }
+# Without dropout, and with many rows as here, a matrix is added to the weight, in float32 and float64.
+MERGED = [
+    "block_diagonal",
+    "butterfly",
+    "circulant",
+    "dense",
+    "diagonal",
+    "hankel",
+    "lokr",
+    "monarch",
+    "phm",
+    "skew_circulant",
+    "tensor_train",
+    "toeplitz",
+    "vera",
+    {"name": "block_circulant", "block_size": 4},
+    {"name": "kronecker", "form": "chain", "factors": [[2, 1], [2, 2], [2, 3], [1, 2]]},
+    {"name": "low_displacement_rank", "rank": 2},
+    {"name": "low_displacement_rank", "rank": 2, "operator": "toeplitz"},
+    {"name": "low_displacement_rank", "operator": "hankel"},
+    {"name": "product", "factors": ["diagonal", "circulant"]},
+    {"name": "sum", "terms": ["low_rank", "toeplitz"]},
+    "symmetric_toeplitz",
+    {"name": "symmetric_toeplitz", "form": "elementwise"},
+]
+for matrix in MERGED:
+    for dora in (False, True):
+        name = f"{'dora ' if dora else ''}merged {matrix if isinstance(matrix, str) else ' '.join(map(str, matrix.values()))}"
+        CASES[name] = (AdditiveConfig(target_modules=["0"], matrix=matrix, use_dora=dora, scaling=0.75), 12, 8)
+ADDED = [case for case in CASES if "dora" not in case]  # whose update is added to the base's output
 
 
 def make(case, dtype=torch.float32):
@@ -100,7 +136,7 @@ def test_the_composed_path_gives_the_same(tmp_path):
             torch.testing.assert_close(one, other, rtol=0, atol=(16 * unit * other.abs().max()).item())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ADDED)  # DoRA stops the norms' gradient
 def test_second_derivatives(case):
     model, x = make(case, torch.float64)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -116,7 +152,7 @@ def test_second_derivatives(case):
 
 @pytest.mark.parametrize("case", ["lora", "circulant"])
 def test_transforms_and_forward_mode_take_the_composed_path(case):
-    model, x = make(case)
+    model, x = make(case, torch.float64)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
     values = {name: p.detach() for name, p in model.named_parameters() if p.requires_grad}
 
@@ -134,7 +170,7 @@ def test_transforms_and_forward_mode_take_the_composed_path(case):
     )
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", ADDED)
 def test_a_trained_base_gets_its_gradients(case):
     model, x = make(case)
     layer = model.get_base_model()[0]

@@ -7,17 +7,19 @@ from __future__ import annotations
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, field
+from functools import partial
 from typing import Any
 
 import torch
 from torch import nn
 
 from veneer import model as veneer_model
-from veneer.bench import compare, peers
+from veneer.adapted import AdaptedLayer
+from veneer.bench import compare, peers, tensorly
 from veneer.bench.cases import Case
-from veneer.bench.contender import COMPILED, OURS, PEER, PLAIN, Contender, Mapped, Sample, dtype_of
+from veneer.bench.contender import COMPILED, DENSE, OURS, PEER, PLAIN, Contender, Mapped, Sample, dtype_of
 from veneer.bench.peers import Unavailable
-from veneer.bench.plain import plain_layer
+from veneer.bench.plain import PlainLayer, dense_layer, plain_layer
 
 
 @dataclass
@@ -72,24 +74,33 @@ def _ours(case: Case, ground: Field) -> tuple[nn.Module, Contender]:
     return model, ground.contender(OURS, model, parameters)
 
 
-def _plain(case: Case, ground: Field, ours: nn.Module) -> Contender:
+def _twin(
+    name: str,
+    make: Callable[[AdaptedLayer, nn.Module], PlainLayer | None],
+    case: Case,
+    ground: Field,
+    ours: nn.Module,
+) -> Contender:
+    """The base with a layer made by `make` in the place of each of ours."""
     names = {id(p): name for name, p in ours.named_parameters()}
     model = copy.deepcopy(ground.base)
     parameters: dict[str, Mapped] = {}
+    copies: dict[int, nn.Parameter] = {}  # what layers share is one tensor here too
     for layer in ground.layers:
-        twin = plain_layer(layer, model.get_submodule(layer.path))
+        twin = make(layer, model.get_submodule(layer.path))
         if twin is None:
-            raise Unavailable(f"nothing was written by hand for {case.variant.name} at a site {layer.wiring}")
+            raise Unavailable(f"there is no layer for {case.variant.name} at a site {layer.wiring}")
         model.set_submodule(layer.path, twin)
         (adapter,) = layer.adapters.values()
-        for tensor, copied in zip(adapter.params(), twin.tensors, strict=True):
-            if copied.requires_grad:
-                parameters[names[id(tensor)]] = Mapped(copied)
+        for i, tensor in enumerate(adapter.params()):
+            twin.tensors[i] = copies.setdefault(id(tensor), twin.tensors[i])
+            if twin.tensors[i].requires_grad:
+                parameters[names[id(tensor)]] = Mapped(twin.tensors[i])
     for head in ground.head or []:
-        for name, parameter in model.get_submodule(head).named_parameters():
+        for key, parameter in model.get_submodule(head).named_parameters():
             parameter.requires_grad_(True)
-            parameters[f"base_model.model.{head}.modules_to_save.default.{name}"] = Mapped(parameter)
-    return ground.contender(PLAIN, model, parameters)
+            parameters[f"base_model.model.{head}.modules_to_save.default.{key}"] = Mapped(parameter)
+    return ground.contender(name, model, parameters)
 
 
 def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
@@ -111,9 +122,18 @@ def _peer(case: Case, ground: Field, ours: nn.Module) -> Contender:
     return contender
 
 
+def _makers(case: Case) -> dict[str, Callable[[Case, Field, nn.Module], Contender]]:
+    """Contender -> what builds it; a case that one has no part in by its nature does not name it."""
+    layers: dict[str, Callable[..., PlainLayer | None]] = {PLAIN: plain_layer}
+    if case.variant.method == "additive" and not case.dropout:
+        layers[DENSE] = dense_layer
+    twins = {name: partial(_twin, name, make) for name, make in (layers | tensorly.layers(case)).items()}
+    return {**twins, PEER: _peer}
+
+
 def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
-    """Fills `ground.contenders`: the floor twice, ours, plain, HF PEFT and, on request, the last and ours compiled.
-    All have equal random parameters and were compared before this returns.
+    """Fills `ground.contenders`: the floor twice, ours, plain, dense, the peers and, on request, HF PEFT and ours
+    compiled. All have equal random parameters and were compared before this returns.
 
     Raises:
         Mismatch: two contenders compute different things.
@@ -122,9 +142,9 @@ def assemble(case: Case, ground: Field, *, compiled: bool = False) -> None:
     adapter = [name for name in ours.parameters if ".modules_to_save." not in name]
     compare.randomise(ours, ground.floors[0], ground.sample, adapter)
     contenders: dict[str, Contender] = {OURS: ours}
-    for name, make in ((PLAIN, lambda: _plain(case, ground, model)), (PEER, lambda: _peer(case, ground, model))):
+    for name, make in _makers(case).items():
         try:
-            contenders[name] = make()
+            contenders[name] = make(case, ground, model)
         except Unavailable as reason:
             ground.absent[name] = str(reason)
             continue

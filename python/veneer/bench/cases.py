@@ -28,6 +28,7 @@ CONFIG_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
         ("circulant-single", {"form": "single"}),
         ("circulant-product", {"form": "product"}),
         *((f"surm-{name}", {"structure": name}) for name in ("symmetric_toeplitz", "toeplitz", "kronecker", "ldr")),
+        ("symmetric_toeplitz-single", {"structure": "symmetric_toeplitz", "form": "single"}),
     ],
     "VERA": [("vera-r256", {"r": 256})],
     "LOKR": [("lokr-r8", {"r": 8, "alpha": 16})],
@@ -39,15 +40,19 @@ CONFIG_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "METHOD": [],
 }
 
-# Matrix -> options, for the rows {method} x {matrix}; a matrix that is not here gets its defaults.
-MATRIX_ROWS: dict[str, dict[str, Any]] = {
-    "low_rank": {"rank": 8, "alpha": 16},
-    "circulant": {"form": "single"},
-    "vera": {"rank": 64},
-    "cp": {"rank": 4, "heads": 12, "role": "q", "layer": 0},
-    "tensor_train": {"rank": 5, "layout": "block"},
-    "sum": {"terms": [{"name": "low_rank", "rank": 8}, "diagonal"]},
+# Matrix -> (name, options), for the rows {method} x {matrix}; a matrix that is not here gets one row with its defaults.
+MATRIX_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
+    "low_rank": [("low_rank", {"rank": 8, "alpha": 16})],
+    "circulant": [("circulant", {"form": "single"})],
+    "vera": [("vera", {"rank": 64})],
+    "cp": [("cp", {"rank": 4, "heads": 4, "role": "q", "layer": 0})],
+    "tensor_train": [("tensor_train", {"rank": 8, "layout": "block"}), ("tensor_train-matrix", {"rank": 8})],
+    "sum": [("sum", {"terms": [{"name": "low_rank", "rank": 8}, "diagonal"]})],
 }
+
+# Matrix -> where it can be in a model; others, at each of `PLACES`.
+MATRIX_PLACES = {"cp": ["qv"]}  # one tensor for all layers, so these have one size
+PLACES = ["qv", "all"]
 
 SHAPES = [(768, 768, 2048), (768, 3072, 2048), (1024, 1024, 2048), (4096, 4096, 1024)]  # d_in, d_out, tokens
 WIDTHS = [256, 2048]  # fp32 only, for the plot of time against width
@@ -162,10 +167,10 @@ def variants() -> tuple[Variant, ...]:
         for matrix in registry["matrices"] if slots else [""]:
             if (method, matrix) in covered:
                 continue
-            options = {slot: {"name": matrix, **MATRIX_ROWS.get(matrix, {})} for slot in slots}
-            name = matrix if method == "additive" else f"{method}-{matrix}".rstrip("-")
-            fields = {"method": method, "options": options}
-            found.append(Variant(name, "METHOD", fields, *(_bound("METHOD", fields) or ("linear", method, matrix))))
+            for row, options in MATRIX_ROWS.get(matrix, [(matrix, {})]):
+                name = row if method == "additive" else f"{method}-{row}".rstrip("-")
+                fields = {"method": method, "options": {slot: {"name": matrix, **options} for slot in slots}}
+                found.append(Variant(name, "METHOD", fields, *(_bound("METHOD", fields) or ("linear", method, matrix))))
     return tuple(found)
 
 
@@ -199,7 +204,7 @@ def _model_cases(quick: bool) -> Iterator[Case]:
             dtypes = MODEL_DTYPES if (model == "minilm" and main) or not quick else MODEL_DTYPES[:1]
             if quick and model != "minilm" and not main:
                 continue
-            for targets in ["houlsby"] if v.kind == "hidden" else ["qv", "all"]:
+            for targets in ["houlsby"] if v.kind == "hidden" else MATRIX_PLACES.get(v.matrix, PLACES):
                 for dtype, adapter_dtype in dtypes:
                     for p in drops:
                         yield Case(v, dtype, adapter_dtype, p, model=model, targets=targets)

@@ -11,8 +11,8 @@ from pathlib import Path
 from typing import Any
 
 DESCRIPTION = """\
-Each case is one interleaved run of the frozen floor (twice), Veneer, plain PyTorch and HF PEFT, compared with each
-other before they are timed. docs/performance.md says how to read the figures."""
+Each case is one interleaved run of the frozen floor (twice), Veneer, plain PyTorch, HF PEFT and other peers, compared
+with each other before they are timed. docs/performance.md says how to read the figures."""
 
 
 def add_arguments(parser: argparse.ArgumentParser) -> None:

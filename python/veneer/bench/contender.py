@@ -16,7 +16,9 @@ FLOOR = "floor"
 FLOOR_AGAIN = "floor again"
 OURS = "veneer"
 PLAIN = "plain"
+DENSE = "dense"
 PEER = "peft"
+TENSORLY = {kind: f"tensorly {kind}" for kind in ("factorized", "reconstructed")}
 COMPILED = " compiled"
 
 

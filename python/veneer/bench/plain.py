@@ -251,6 +251,15 @@ class PlainEffective(PlainLayer):
         return F.linear(x, self.method.weight(weight, params), None if bias is None else self.method.bias(bias, params))
 
 
+def dense_layer(layer: AdaptedLayer, base_layer: nn.Module) -> PlainLayer | None:
+    """A linear layer with the effective weight: the update becomes a dense matrix once a step, and there is one
+    product."""
+    adapter = next(iter(layer.adapters.values()))
+    if layer.wiring != "linear" or not adapter.method.traits.mergeable:
+        return None
+    return PlainEffective(base_layer, adapter, *base.sizes(layer.base_layer))
+
+
 def plain_layer(layer: AdaptedLayer, base_layer: nn.Module) -> PlainLayer | None:
     """The hand-written twin of an adapted layer around `base_layer`, with equal parameters; None where there is
     none."""

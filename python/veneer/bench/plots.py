@@ -10,12 +10,15 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
-from veneer.bench.contender import COMPILED, FLOOR, OURS, PEER, PLAIN
+from veneer.bench.contender import COMPILED, DENSE, FLOOR, OURS, PEER, PLAIN, TENSORLY
 
 COLOURS = {
     OURS: "#0b6e4f",
     PLAIN: "#9aa5b1",
+    DENSE: "#5b7db1",
     PEER: "#d1495b",
+    TENSORLY["factorized"]: "#e0a458",
+    TENSORLY["reconstructed"]: "#8f5d2e",
     OURS + COMPILED: "#6fbf9b",
     PEER + COMPILED: "#eda6af",
     FLOOR: "#222222",

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from veneer.bench import report, targets
-from veneer.bench.contender import COMPILED, FLOOR, OURS, PEER, PLAIN
+from veneer.bench.contender import FLOOR, FLOOR_AGAIN, OURS, PEER
 from veneer.config import write_whole
 
 PAGE = Path("docs/performance.md")
@@ -30,9 +30,10 @@ def _targets(data: dict[str, Any]) -> list[str]:
     lines = [
         [
             line.case,
-            line.peft,
+            line.peer,
             line.target,
             line.ours,
+            line.dense,
             " ".join("-" if r is None else "yes" if r else "no" for r in line.reached),
         ]
         for line in targets.table(data["rows"], amx)
@@ -45,18 +46,15 @@ def _targets(data: dict[str, Any]) -> list[str]:
         else " This processor has no AMX: the bfloat16 targets are a quarter of HF PEFT's tax in the same run."
     )
     return [
-        f"### Targets\n\nTax, median of paired ratios.{note}\n",
-        *_table(["case", "HF PEFT now", "target", "ours", "reached"], lines),
+        f"### Targets\n\nTax, median of paired ratios. {targets.DENSE_NOTE}{note}\n",
+        *_table(["case", "peer now", "target", "ours", "dense once a step", "reached"], lines),
         "",
     ]
 
 
 def _level(rows: list[dict[str, Any]], title: str) -> list[str]:
-    names = [
-        name
-        for name in (OURS, PLAIN, PEER, OURS + COMPILED, PEER + COMPILED)
-        if any(r["contender"] == name and r["step_min_ms"] for r in rows)
-    ]
+    measured = dict.fromkeys(row["contender"] for row in rows if row["step_min_ms"])
+    names = [name for name in measured if name not in (FLOOR, FLOOR_AGAIN)]
     head = [
         "case",
         "floor ms",

@@ -142,15 +142,14 @@ def case_line(rows: list[dict[str, Any]]) -> Text:
 def target_table(rows: list[dict[str, Any]], provenance: dict[str, Any]) -> Table:
     """The table of issue 5 with our column."""
     amx = bool(provenance.get("amx"))
-    title = "targets (median of paired ratios)" + (
+    title = f"targets (median of paired ratios). {targets.DENSE_NOTE}" + (
         "" if amx else "; no AMX here: the bf16 targets are a quarter of HF PEFT's tax in this run"
     )
-    table = Table("case", "HF PEFT now", "target", "ours", "", title=title, title_justify="left")
+    table = Table("case", "peer now", "target", "ours", "dense", "", title=title, title_justify="left")
     for line in targets.table(rows, amx):
         marks = " ".join("-" if r is None else "reached" if r else "missed" for r in line.reached)
-        table.add_row(
-            line.case, line.peft, line.target, line.ours, Text(marks, style="red" if False in line.reached else "green")
-        )
+        style = "red" if False in line.reached else "green"
+        table.add_row(line.case, line.peer, line.target, line.ours, line.dense, Text(marks, style=style))
     return table
 
 

@@ -22,7 +22,7 @@ from veneer.bench import layer, memory, models, roofline, timing
 from veneer.bench.assemble import Field, assemble
 from veneer.bench.cases import Case
 from veneer.bench.compare import Mismatch
-from veneer.bench.contender import COMPILED, FLOOR, FLOOR_AGAIN, OURS, PEER, PLAIN, Contender, dtype_of
+from veneer.bench.contender import FLOOR, FLOOR_AGAIN, OURS, PEER, PLAIN, Contender, dtype_of
 from veneer.bench.machine import Constants
 from veneer.bench.peers import Unavailable
 
@@ -287,7 +287,7 @@ def _put_roofline(row: Row, bounds: tuple[float | None, float | None], times: ti
     median = {key: float(np.median(times[key]["step"])) for key in (FLOOR, name)}
     if name == FLOOR and floor is not None:
         row.bound_ms, row.added_ms, row.roofline = 1e3 * floor, 1e3 * median[FLOOR], floor / median[FLOOR]
-    elif name in (OURS, PLAIN, PEER, OURS + COMPILED, PEER + COMPILED) and added is not None:
+    elif name not in (FLOOR, FLOOR_AGAIN) and added is not None:
         extra = median[name] - median[FLOOR]
         row.bound_ms, row.added_ms = 1e3 * added, 1e3 * extra
         row.roofline = added / extra if extra > 0 else None

@@ -5,24 +5,39 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 from veneer.bench.cases import DROPOUT, Case, variant
-from veneer.bench.contender import OURS, PEER, PLAIN
+from veneer.bench.contender import DENSE, FLOOR, FLOOR_AGAIN, OURS, PEER, PLAIN, TENSORLY
 
 Rows = dict[tuple[str, str], dict[str, Any]]  # (id, contender) -> row
 
 
+DENSE_NOTE = "Dense: the update made a dense matrix once a step and added to the weight; * where nothing was faster."
+
+
+@dataclass(frozen=True)
+class Relative:
+    """A target that is set by our own figure for another variant, in the same run and at the same place."""
+
+    variant: str
+    times: float = 1.0
+    plus: float = 0.0
+
+    def case(self, case: Case) -> Case:
+        return replace(case, variant=variant(self.variant))
+
+
 @dataclass(frozen=True)
 class Target:
-    """One figure to reach. `peft`: HF PEFT's when the target was set (Xeon with AMX); `measure`: what is read from
-    our row, and from HF PEFT's (or the plain module's) for the column beside it."""
+    """One figure to reach. `peer`: the peer's when the target was set (Xeon with AMX), None where there is none;
+    `measure`: what is read from our row, and from the one of `beside` for the column beside it."""
 
     line: str
     case: Case
-    peft: float
-    target: float
+    peer: float | None
+    target: float | Relative
     measure: str = "step_tax_median"
     beside: str = PEER
 
@@ -39,6 +54,12 @@ def _minilm(name: str, dtype: str = "float32", p: float = 0.0) -> Case:
     return Case(variant(name), dtype, "float32", p, model="minilm", targets="all")
 
 
+def _both(line: str, name: str, peer: tuple[float | None, ...], target: Relative, beside: str) -> list[Target]:
+    """A layer of 768 x 768, and MiniLM."""
+    cases = _layer(name, 768, 768), _minilm(name)
+    return [Target(line, case, was, target, beside=beside) for case, was in zip(cases, peer, strict=True)]
+
+
 def targets() -> list[Target]:
     """The table, a line of it at a time; cases with p = 0 and 0.1, or two precisions, share a line."""
     lora, dora, ring = "lora-r8", "dora-r8", "circulant-single"
@@ -53,6 +74,12 @@ def targets() -> list[Target]:
     nine = "circulant bf16 d = 768 / 4096"
     lokr, c3a = "LoKr r 8, 768x768 / MiniLM step, fp32", "C3A b 64, 768x768 / MiniLM step, fp32"
     ten = "(IA)3 768x768 fp32 / bf16"
+    places, three_more, twice = "768x768 / MiniLM step, fp32", Relative(lora, plus=0.03), Relative(ring, times=2.0)
+    blocks = f"block tensor train r 8 (LoRA's + 3 points), {places}, against tensorly-torch's reconstructed one"
+    train = f"tensor train r 8 (LoRA's + 3 points), {places}, against plain"
+    single = f"symmetric Toeplitz T(t) (twice the circulant's), {places}, against plain"
+    double = f"symmetric Toeplitz T(b) T(a) (twice the circulant's), {places}, against plain"
+    ldr = f"LDR of rank 1 (twice the circulant's), {places}, against plain"
     return [
         Target(one, _layer(lora, 768, 768), 0.34, 0.07),
         Target(one, _layer(lora, 768, 768, p=DROPOUT), 1.01, 0.12),
@@ -76,6 +103,11 @@ def targets() -> list[Target]:
         Target(lokr, _minilm("lokr-r8"), 0.95, 0.20),
         Target(c3a, _layer("c3a-b64", 768, 768), 4.97, 0.40),
         Target(c3a, _minilm("c3a-b64"), 3.39, 0.50),
+        *_both(blocks, "tensor_train", (1.80, None), three_more, TENSORLY["reconstructed"]),
+        *_both(train, "tensor_train-matrix", (None, None), three_more, PLAIN),
+        *_both(single, "symmetric_toeplitz-single", (None, None), twice, PLAIN),
+        *_both(double, "surm-symmetric_toeplitz", (None, None), twice, PLAIN),
+        *_both(ldr, "surm-ldr", (None, None), twice, PLAIN),
         Target(ten, _layer("ia3", 768, 768), 0.15, 0.05),
         Target(ten, _layer("ia3", 768, 768, bf16), 0.38, 0.15),
         Target(
@@ -97,8 +129,12 @@ def targets() -> list[Target]:
 
 
 def target_cases() -> list[Case]:
-    """The preset: each case once."""
-    return list({t.case.id: t.case for t in targets()}.values())
+    """The preset: each case once, and those that a target is relative to."""
+    found: dict[str, Case] = {}
+    for target in targets():
+        of = [target.target.case(target.case)] if isinstance(target.target, Relative) else []
+        found |= {case.id: case for case in [*of, target.case]}
+    return list(found.values())
 
 
 def _read(row: dict[str, Any] | None, target: Target) -> float | None:
@@ -114,12 +150,27 @@ def _show(value: float | None, target: Target) -> str:
     return f"{100 * value:.0f} %" if target.is_tax else f"{value:.2f}"
 
 
-def goal(target: Target, peft_now: float | None, amx: bool) -> float | None:
-    """The target on this machine: the bfloat16 rows were set for a processor with AMX; on another one they are a
-    quarter of HF PEFT's tax in the same run."""
+def goal(target: Target, rows: Rows, peer_now: float | None, amx: bool) -> float | None:
+    """The target on this machine and in this run. The bfloat16 rows were set for a processor with AMX; on another one
+    they are a quarter of the peer's tax in the same run."""
+    if isinstance(target.target, Relative):
+        other = _read(rows.get((target.target.case(target.case).id, OURS)), target)
+        return None if other is None else target.target.times * other + target.target.plus
     if target.is_tax and target.case.dtype == "bfloat16" and not amx:
-        return None if peft_now is None else peft_now / 4
+        return None if peer_now is None else peer_now / 4
     return target.target
+
+
+def _dense(target: Target, rows: Rows) -> str:
+    """The tax of one dense matrix a step, marked where it is the least of all contenders."""
+    taxes = {
+        name: value
+        for (id, name), row in rows.items()
+        if id == target.case.id and name not in (FLOOR, FLOOR_AGAIN) and (value := _read(row, target)) is not None
+    }
+    if not target.is_tax or DENSE not in taxes:
+        return "-"
+    return _show(taxes[DENSE], target) + " *" * (taxes[DENSE] == min(taxes.values()))
 
 
 @dataclass
@@ -127,31 +178,32 @@ class Line:
     """A line of the table, as text; `reached`: for each of its figures, None where it was not measured."""
 
     case: str
-    peft: str
+    peer: str
     target: str
     ours: str
+    dense: str
     reached: list[bool | None]
 
 
 def table(rows: list[dict[str, Any]], amx: bool) -> list[Line]:
     """The lines of which at least one figure was measured."""
     found: Rows = {(row["id"], row["contender"]): row for row in rows}
-    lines: dict[str, list[tuple[str, str, str, bool | None]]] = {}
+    lines: dict[str, list[tuple[str, str, str, str, bool | None]]] = {}
     measured: set[str] = set()
     for target in targets():
         ours = _read(found.get((target.case.id, OURS)), target)
         beside = found.get((target.case.id, target.beside))
-        peft = 1.0 if target.measure == "step_over_plain" and beside else _read(beside, target)
-        aim = goal(target, peft, amx)
+        peer = 1.0 if target.measure == "step_over_plain" and beside else _read(beside, target)
+        aim = goal(target, found, peer, amx)
         if ours is not None:
             measured.add(target.line)
         reached = None if ours is None or aim is None else ours <= aim
         lines.setdefault(target.line, []).append(
-            (_show(peft, target), _show(aim, target), _show(ours, target), reached)
+            (_show(peer, target), _show(aim, target), _show(ours, target), _dense(target, found), reached)
         )
     join: Callable[[Any], str] = " / ".join
     return [
-        Line(line, *(join(p[i] for p in parts) for i in range(3)), [p[3] for p in parts])
+        Line(line, *(join(p[i] for p in parts) for i in range(4)), [p[4] for p in parts])
         for line, parts in lines.items()
         if line in measured
     ]

@@ -3,9 +3,11 @@
 #include "core/spectral.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <numbers>
 
+#include "kernels/cpu/conjugate_products.h"
 #include "kernels/cpu/diagonal_sums.h"
 #include "veneer/numeric.h"
 
@@ -23,16 +25,35 @@ int64_t fast_length(int64_t n) {
   }
 }
 
-// e^(i pi j / n) for j < count, computed in float64 and rounded once.
-at::Tensor twist(int64_t n, int64_t count, const at::Tensor& like) {
-  const at::Tensor angle = at::arange(count, like.options().dtype(at::kDouble)) * (std::numbers::pi / double(n));
-  return at::polar(at::ones_like(angle), angle).to(at::toComplexType(like.scalar_type()));
-}
-
 // 1, -1, 1, ...
 at::Tensor alternating(int64_t n, const at::Tensor& like) { return 1 - 2 * at::arange(n, like.options()).remainder(2); }
 
 }  // namespace
+
+Convolution::Convolution(int64_t n, bool negacyclic) : n_(n), negacyclic_(negacyclic) {
+  if (!negacyclic || n % 2 != 0) return;
+  const at::Tensor angle = at::arange(n / 2, at::kDouble) * (std::numbers::pi / static_cast<double>(n));
+  wide_twist_ = at::polar(at::ones_like(angle), angle);
+  twist_ = wide_twist_.to(at::kComplexFloat);
+}
+
+at::Tensor Convolution::twist(const at::Tensor& like) const {
+  return (like.scalar_type() == at::kDouble ? wide_twist_ : twist_).to(like.device());
+}
+
+at::Tensor Convolution::correlation(const at::Tensor& x, const at::Tensor& dy) const {
+  const bool simple = x.is_cpu() && x.sizes() == dy.sizes() && x.dim() == 2 && x.is_contiguous() &&
+                      dy.is_contiguous() && !x.is_conj() && !dy.is_conj() && !at::GradMode::is_enabled();
+  if (!simple) return (x.conj() * dy).sum(0) * weights(dy);
+  const at::Tensor sums = at::zeros({x.size(1)}, x.options());
+  const auto sum = [&]<class T>(T) {
+    kernels::cpu::conjugate_products(static_cast<const T*>(x.const_data_ptr()),
+                                     static_cast<const T*>(dy.const_data_ptr()),
+                                     static_cast<T*>(sums.mutable_data_ptr()), x.size(0), x.size(1));
+  };
+  x.scalar_type() == at::kComplexDouble ? sum(double()) : sum(float());
+  return sums * weights(dy);
+}
 
 at::Tensor resized(const at::Tensor& x, int64_t n) {
   const int64_t size = x.sym_size(-1).guard_int(__FILE__, __LINE__);  // of features: size() would fix the rows' too
@@ -60,7 +81,7 @@ at::Tensor Convolution::spectrum(const at::Tensor& x) const {
   if (!negacyclic_) return at::fft_rfft(u);
   if (n_ % 2 != 0) return at::fft_rfft(u * alternating(n_, u));
   const int64_t half = n_ / 2;
-  return at::fft_fft(at::complex(u.narrow(-1, 0, half), u.narrow(-1, half, half)) * twist(n_, half, u));
+  return at::fft_fft(at::complex(u.narrow(-1, 0, half), u.narrow(-1, half, half)) * twist(u));
 }
 
 at::Tensor Convolution::signal(const at::Tensor& spectrum) const {
@@ -70,7 +91,7 @@ at::Tensor Convolution::signal(const at::Tensor& spectrum) const {
     return u * alternating(n_, u);
   }
   const at::Tensor z = at::fft_ifft(spectrum);
-  const at::Tensor u = z * twist(n_, n_ / 2, at::real(z)).conj();
+  const at::Tensor u = z * twist(at::real(z)).conj();
   return at::cat({at::real(u), at::imag(u)}, -1);
 }
 
@@ -110,7 +131,7 @@ std::vector<at::Tensor> Toeplitz::pullback(const at::Tensor& x, const at::Tensor
   const at::Tensor g = cyclic.spectrum(dy);
   at::Tensor dx;
   if (wants_x) dx = cyclic.signal(g * spectrum.conj()).narrow(-1, 0, d_in_);
-  return {dx, (cyclic.spectrum(x).conj() * g).sum(0) * cyclic.weights(g)};
+  return {dx, cyclic.correlation(cyclic.spectrum(x), g)};
 }
 
 CirculantBlocks::CirculantBlocks(const MatrixSite& site, int64_t g)
@@ -184,6 +205,7 @@ std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at:
     const at::Tensor back = mixed(g, as(prepared[0], g).conj().transpose(0, 1));
     dx = resized(cyclic.signal(back).flatten(1, 2), d_in());
   }
+  if (m_ == 1 && q_ == 1) return {dx, cyclic.correlation(signal.squeeze(1), g.squeeze(1)).view({1, 1, -1})};
   return {dx, correlated(signal, g) * cyclic.weights(g)};
 }
 

@@ -19,7 +19,7 @@ at::Tensor resized(const at::Tensor& x, int64_t n);
 // (modulo X^n + 1, by a skew-circulant matrix Z_-1).
 class Convolution {
  public:
-  explicit Convolution(int64_t n, bool negacyclic = false) : n_(n), negacyclic_(negacyclic) {}
+  explicit Convolution(int64_t n, bool negacyclic = false);
 
   // [*, n] -> [*, n/2 + 1], or [*, n/2] for negacyclic signals of even length. Spectra of convolved signals multiply;
   // with the conjugate of one, signals are correlated (the transposed matrix). Shorter signals are padded with zeros.
@@ -29,12 +29,17 @@ class Convolution {
   // The gradient of the spectrum s from that of y = signal(x * s), of spectra x and dy: conj(x) * dy times these
   // weights, of a spectrum's length. (A half spectrum's inner bins count twice.)
   at::Tensor weights(const at::Tensor& spectrum) const;
+  // That gradient of spectra x and dy [N, k], summed over rows: [k].
+  at::Tensor correlation(const at::Tensor& x, const at::Tensor& dy) const;
   // The matrix [*, n, n] that convolves with c [*, n]: its first column is c.
   at::Tensor dense(const at::Tensor& c) const;
 
  private:
+  at::Tensor twist(const at::Tensor& like) const;  // e^(i pi j / n) for j < n / 2
+
   int64_t n_;
   bool negacyclic_;
+  at::Tensor twist_, wide_twist_;  // on the CPU, where one is needed: complex numbers of float32 and of float64
 };
 
 // The whole matrix of low displacement rank without products of matrices, from its own products and from what it grows

@@ -40,7 +40,7 @@ class SkewCirculant final : public Matrix {
     const at::Tensor g = negacyclic_.spectrum(dy);
     at::Tensor dx;
     if (wants_x) dx = resized(negacyclic_.signal(g * prepared[0].conj()), d_in());
-    return {dx, (negacyclic_.spectrum(x).conj() * g).sum(0) * negacyclic_.weights(g)};
+    return {dx, negacyclic_.correlation(negacyclic_.spectrum(x), g)};
   }
 
  private:

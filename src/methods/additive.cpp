@@ -168,8 +168,8 @@ class Additive final : public Method {
   }
 
   // Sums over rows of g * (y - bias): [d_out], in float32 at least.
-  static at::Tensor row_products(const at::Tensor& g, const at::Tensor& y, const at::Tensor& bias) {
-    const at::Tensor sums = at::zeros({row_strips, y.size(1)}, y.options().dtype(wide_type(y.scalar_type())));
+  at::Tensor row_products(const at::Tensor& g, const at::Tensor& y, const at::Tensor& bias) const {
+    const at::Tensor sums = at::zeros({row_strips, site_.d_out}, y.options().dtype(wide_type(y.scalar_type())));
     by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
       const at::Tensor part = wide(y.narrow(0, begin, end - begin));
       const at::Tensor centred = bias.defined() ? part - bias : part;

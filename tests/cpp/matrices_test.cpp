@@ -53,15 +53,21 @@ TEST_P(Matrices, ForwardEqualsDenseInValuesAndGradients) {
   each_size({}, [](One& net, int64_t d_in, int64_t d_out) {
     randomize(*net);
     auto inner = own_tensors(*net->layer);
-    const torch::Tensor x = noise({3, 2, d_in}).requires_grad_();
-    const torch::Tensor upstream = noise({3, 2, d_out});
-    const torch::Tensor ours = net(x);
-    const torch::Tensor reference = at::linear(x, net->layer->weight + dense(net), net->layer->bias);
-    EXPECT_TRUE(close(ours, reference));
-    inner.insert(inner.begin(), x);
-    const auto got = torch::autograd::grad({ours}, inner, {upstream});
-    const auto expected = torch::autograd::grad({reference}, inner, {upstream});
-    for (size_t i = 0; i < inner.size(); ++i) EXPECT_TRUE(close(got[i], expected[i], 1e-9, 1e-10)) << "gradient " << i;
+    inner.insert(inner.begin(), torch::Tensor());
+    // Few rows, and so many that the matrix is added to the weight.
+    for (const int64_t pairs : {int64_t{3}, std::max<int64_t>(4, std::min(d_in, d_out))}) {
+      SCOPED_TRACE(c10::str(2 * pairs, " rows"));
+      inner[0] = noise({pairs, 2, d_in}).requires_grad_();
+      const torch::Tensor upstream = noise({pairs, 2, d_out});
+      const torch::Tensor ours = net(inner[0]);
+      const torch::Tensor reference = at::linear(inner[0], net->layer->weight + dense(net), net->layer->bias);
+      EXPECT_TRUE(close(ours, reference));
+      const auto got = torch::autograd::grad({ours}, inner, {upstream});
+      const auto expected = torch::autograd::grad({reference}, inner, {upstream});
+      for (size_t i = 0; i < inner.size(); ++i) {
+        EXPECT_TRUE(close(got[i], expected[i], 1e-9, 1e-10)) << "gradient " << i;
+      }
+    }
   });
 }
 

@@ -208,7 +208,7 @@ def plot(scores: Scores, results: dict, order: list[str], path: Path) -> None:
         handles.values(),
         [name_of(f) for f in handles],
         loc="outside lower center",
-        ncols=min(7, len(handles)),
+        ncols=min(1 + 2 * len(panels), len(handles)),
         fontsize=9,
     )
     figure.savefig(path)

@@ -13,6 +13,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/rescaling.h"
 #include "veneer/check.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
@@ -95,7 +96,7 @@ class Additive final : public Method {
     if (decompose_) {
       const at::Tensor &y = kept[kept.size() - 2], &n = kept.back();
       gain = wide(params["magnitude"]) / n;
-      magnitude = row_products(g, y, in.bias) / n;
+      magnitude = rescaled_pullback(g, y, in.bias, n) / n;
       base.weight.defined() ? base.gain = gain : g = rescaled(g, gain, {});
     }
     at::Tensor dx;
@@ -148,34 +149,6 @@ class Additive final : public Method {
 
   at::Tensor gain(const at::Tensor& weight, const Params& params) const {
     return wide(params["magnitude"]) / rounded_norms(weight, params);
-  }
-
-  // y * g + (1 - g) * bias, y [N, d_out], in y's dtype: rescales what is under the bias, and g = 1 gives y bit for bit.
-  static at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias) {
-    at::Tensor result = at::empty_like(y);
-    const at::Tensor shift = bias.defined() ? (1.0 - g) * bias : at::Tensor();
-    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
-      at::Tensor out = result.narrow(0, begin, end - begin);
-      const at::Tensor part = y.narrow(0, begin, end - begin);
-      if (g.scalar_type() == y.scalar_type()) {
-        at::mul_out(out, part, g);
-        if (shift.defined()) out.add_(shift);
-      } else {
-        out.copy_(shift.defined() ? at::addcmul(shift, part, g) : part * g);
-      }
-    });
-    return result;
-  }
-
-  // Sums over rows of g * (y - bias): [d_out], in float32 at least.
-  at::Tensor row_products(const at::Tensor& g, const at::Tensor& y, const at::Tensor& bias) const {
-    const at::Tensor sums = at::zeros({row_strips, site_.d_out}, y.options().dtype(wide_type(y.scalar_type())));
-    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
-      const at::Tensor part = wide(y.narrow(0, begin, end - begin));
-      const at::Tensor centred = bias.defined() ? part - bias : part;
-      sums.select(0, strip).add_((centred * g.narrow(0, begin, end - begin)).sum(0));
-    });
-    return sums.sum(0);
   }
 
   at::Tensor decomposed(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,

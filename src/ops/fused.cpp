@@ -38,6 +38,7 @@ std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const Op
                             const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
                             const OptionalTensor& seed, Text /*build*/) {
   const PlainKeys keys;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto bound = from_plan(method, options);
   return bound->method->fused_forward({x, tensor(y), tensor(weight), tensor(bias), tensor(seed)},
                                       {bound->specs, params});
@@ -47,6 +48,7 @@ std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const 
                              const OptionalTensor& bias, at::TensorList params, at::TensorList kept,
                              const OptionalTensor& seed, bool wants_x, Text /*build*/) {
   const PlainKeys keys;
+  const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto bound = from_plan(method, options);
   std::vector<Tensor> gradients = bound->method->fused_backward(
       dy, {x, Tensor(), tensor(weight), tensor(bias), tensor(seed)}, {bound->specs, params}, kept.vec(), wants_x);
@@ -170,7 +172,9 @@ bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
   const Tensor& base = in.y.defined() ? in.y : in.weight;
   const bool one_dtype = in.x.scalar_type() == base.scalar_type() &&
                          (in.y.defined() || !in.bias.defined() || in.bias.scalar_type() == base.scalar_type());
-  return one_dtype || at::autocast::is_autocast_enabled(device);
+  // Autocast would round the weight before its rows' norms are taken.
+  if (at::autocast::is_autocast_enabled(device)) return !method.needs_weight();
+  return one_dtype;
 }
 
 Tensor call_fused(const BoundMethod& bound, const Input& in, at::TensorList params, Text build) {

@@ -128,7 +128,8 @@ def test_the_composed_path_gives_the_same(tmp_path):
     ours, theirs = torch.load(tmp_path / "fused"), torch.load(tmp_path / "composed")
     assert ours.keys() == theirs.keys()
     for case in ours:
-        assert ours[case][0], f"{case}: the fused path was not taken"
+        # DoRA's norms are of the weight before autocast rounds it.
+        assert ours[case][0] or ("dora" in case and "autocast" in case), f"{case}: the fused path was not taken"
         assert not theirs[case][0], f"{case}: VENEER_COMPOSED=1 was not obeyed"
         for one, other in zip(ours[case][1], theirs[case][1], strict=True):
             assert one.dtype == other.dtype

@@ -28,28 +28,36 @@ int64_t fast_length(int64_t n) {
 // 1, -1, 1, ...
 at::Tensor alternating(int64_t n, const at::Tensor& like) { return 1 - 2 * at::arange(n, like.options()).remainder(2); }
 
+// e^(i pi j / n) for j < n / 2, computed in float64 and rounded once.
+at::Tensor half_turn(int64_t n, const at::Device& device, at::ScalarType type) {
+  const at::Tensor angle =
+      at::arange(n / 2, at::dtype(at::kDouble).device(device)) * (std::numbers::pi / static_cast<double>(n));
+  return at::polar(at::ones_like(angle), angle).to(type);
+}
+
 }  // namespace
 
 Convolution::Convolution(int64_t n, bool negacyclic) : n_(n), negacyclic_(negacyclic) {
   if (!negacyclic || n % 2 != 0) return;
-  const at::Tensor angle = at::arange(n / 2, at::kDouble) * (std::numbers::pi / static_cast<double>(n));
-  wide_twist_ = at::polar(at::ones_like(angle), angle);
+  wide_twist_ = half_turn(n, at::kCPU, at::kComplexDouble);
   twist_ = wide_twist_.to(at::kComplexFloat);
 }
 
+// Elsewhere than on the CPU a copy from there would cost more than the numbers.
 at::Tensor Convolution::twist(const at::Tensor& like) const {
-  return (like.scalar_type() == at::kDouble ? wide_twist_ : twist_).to(like.device());
+  if (!like.is_cpu()) return half_turn(n_, like.device(), at::toComplexType(like.scalar_type()));
+  return like.scalar_type() == at::kDouble ? wide_twist_ : twist_;
 }
 
 at::Tensor Convolution::correlation(const at::Tensor& x, const at::Tensor& dy) const {
-  const bool simple = x.is_cpu() && x.sizes() == dy.sizes() && x.dim() == 2 && x.is_contiguous() &&
-                      dy.is_contiguous() && !x.is_conj() && !dy.is_conj() && !at::GradMode::is_enabled();
+  const bool simple = x.is_cpu() && x.sizes() == dy.sizes() && x.is_contiguous() && dy.is_contiguous() &&
+                      !x.is_conj() && !dy.is_conj() && !at::GradMode::is_enabled();
   if (!simple) return (x.conj() * dy).sum(0) * weights(dy);
-  const at::Tensor sums = at::zeros({x.size(1)}, x.options());
+  const at::Tensor sums = at::zeros(x.sizes().slice(1), x.options());
   const auto sum = [&]<class T>(T) {
     kernels::cpu::conjugate_products(static_cast<const T*>(x.const_data_ptr()),
                                      static_cast<const T*>(dy.const_data_ptr()),
-                                     static_cast<T*>(sums.mutable_data_ptr()), x.size(0), x.size(1));
+                                     static_cast<T*>(sums.mutable_data_ptr()), x.size(0), sums.numel());
   };
   x.scalar_type() == at::kComplexDouble ? sum(double()) : sum(float());
   return sums * weights(dy);
@@ -155,13 +163,13 @@ at::Tensor mixed(const at::Tensor& signal, const at::Tensor& blocks) {
   return at::einsum("nqk,mqk->nmk", {signal, blocks});
 }
 
-// Summed over rows: [m, q, k] of conj(x [N, q, k]) * g [N, m, k].
-at::Tensor correlated(const at::Tensor& x, const at::Tensor& g) {
+// The blocks' gradient [m, q, k] from the spectra x [N, q, k] and g [N, m, k].
+at::Tensor correlated(const at::Tensor& x, const at::Tensor& g, const Convolution& cyclic) {
   if (x.size(1) == 1 || g.size(1) == 1) {
-    const at::Tensor sum = (x.conj() * g).sum(0);  // [m or q, k]
+    const at::Tensor sum = cyclic.correlation(x, g);  // [m or q, k]
     return g.size(1) == 1 ? sum.unsqueeze(0) : sum.unsqueeze(1);
   }
-  return at::einsum("nqk,nmk->mqk", {x.conj(), g});
+  return at::einsum("nqk,nmk->mqk", {x.conj(), g}) * cyclic.weights(g);
 }
 
 // The same from signals x [N, q, g] and dy [N, m, g] of a short length g: the transform is a product with its matrix,
@@ -205,8 +213,7 @@ std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at:
     const at::Tensor back = mixed(g, as(prepared[0], g).conj().transpose(0, 1));
     dx = resized(cyclic.signal(back).flatten(1, 2), d_in());
   }
-  if (m_ == 1 && q_ == 1) return {dx, cyclic.correlation(signal.squeeze(1), g.squeeze(1)).view({1, 1, -1})};
-  return {dx, correlated(signal, g) * cyclic.weights(g)};
+  return {dx, correlated(signal, g, cyclic)};
 }
 
 }  // namespace veneer

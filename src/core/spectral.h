@@ -29,7 +29,7 @@ class Convolution {
   // The gradient of the spectrum s from that of y = signal(x * s), of spectra x and dy: conj(x) * dy times these
   // weights, of a spectrum's length. (A half spectrum's inner bins count twice.)
   at::Tensor weights(const at::Tensor& spectrum) const;
-  // That gradient of spectra x and dy [N, k], summed over rows: [k].
+  // That gradient of spectra x and dy [N, *, k], which may be broadcast, summed over rows: [*, k].
   at::Tensor correlation(const at::Tensor& x, const at::Tensor& dy) const;
   // The matrix [*, n, n] that convolves with c [*, n]: its first column is c.
   at::Tensor dense(const at::Tensor& c) const;

@@ -118,13 +118,7 @@ class LowDisplacementRank final : public Matrix {
     const at::Tensor back = negacyclic_.spectrum(cyclic_.signal(g * prepared[0].conj()));
     at::Tensor dx;
     if (wants_x) dx = resized(negacyclic_.signal((back * prepared[1].conj()).sum(1)), d_in());
-    if (rank_ == 1) {
-      const auto one = [](const at::Tensor& t) { return t.squeeze(1); };
-      return {dx, cyclic_.correlation(one(inner), one(g)).unsqueeze(0),
-              negacyclic_.correlation(one(signal), one(back)).unsqueeze(0)};
-    }
-    return {dx, (inner.conj() * g).sum(0) * cyclic_.weights(g),
-            (signal.conj() * back).sum(0) * negacyclic_.weights(back)};
+    return {dx, cyclic_.correlation(inner, g), negacyclic_.correlation(signal, back)};
   }
 
  private:

@@ -24,9 +24,10 @@ import text_classification
 import torch
 from image_data import DataError, load_task
 from image_models import WIDTH, adapted, base_folder, load_base, train, updates
-from images import FAMILIES, ROOT, Protocol, entries, processor, read, write
+from images import FAMILIES, Protocol, entries
 from rich.console import Console
 from safetensors.torch import load_file
+from study import ROOT, processor, read, write
 from text_models import UserError, model_folder
 from tqdm import tqdm
 from trec import run_arguments

@@ -21,16 +21,12 @@ import argparse
 import hashlib
 import json
 import os
-import platform
 import statistics
 import sys
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
-from multiprocessing import get_context
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
@@ -40,20 +36,15 @@ import torch
 import transformers
 from glue_data import TASKS, Rows, describe, load_task, score, tokenizer
 from glue_report import render
-from images import _Here, _worker, processor, read, write
-from rich.console import Console
+from study import ROOT, StudyError, finish, read, study, tuned, where
 from text_classification import batches, loader
 from text_data import DataError
 from text_models import Method, UserError, configuration, model_folder, pretrained, trained
 from torch import nn
-from tqdm import tqdm
 from transformers import DataCollatorWithPadding, get_scheduler
 
-import veneer
 from veneer import BottleneckConfig, LoraConfig, SurmAdapterConfig, SurmConfig, get_peft_model
 
-ROOT = Path(__file__).resolve().parents[2]
-console = Console()
 ATTENTION = {"target_modules": ["query", "value"]}
 
 
@@ -82,10 +73,6 @@ CONTENDERS: dict[str, Method] = {
 }
 RATES = [1e-5, 3e-5, 1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1]
 HEAD_RATE = 3e-3  # of the new head, whatever the contender; the linear probe alone has it tuned
-
-
-class StudyError(ValueError):
-    """The command cannot go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -226,39 +213,16 @@ def wanted(protocol: Protocol, runs: dict[str, dict], task: str, contender: str)
     """The runs that a contender still needs and that can be started now."""
     run = partial(Run, task, contender)
     middle = RATES.index(CONTENDERS[contender].learning_rate)
-    first, last = middle - protocol.neighbours, middle + protocol.neighbours
-    while True:
-        rates = RATES[first : last + 1]
-        tried = [run("tune", rate, seed) for rate in rates for seed in protocol.tuning_seeds]
-        if missing := [r for r in tried if r.key not in runs]:
-            yield from missing
-            return
-        best = best_rate(protocol, runs, run, rates)
-        if protocol.more_rates and best == rates[0] and first > 0:
-            first -= 1
-        elif protocol.more_rates and best == rates[-1] and last < len(RATES) - 1:
-            last += 1
-        else:
-            break
-    yield from (r for seed in protocol.seeds if (r := run("test", best, seed)).key not in runs)
-
-
-def best_rate(protocol: Protocol, runs: dict[str, dict], run: partial[Run], rates: list[float]) -> float:
-    """By mean score on the part held out; of equals the smallest."""
-
-    def mean(rate: float) -> float:
-        return statistics.mean(runs[run("tune", rate, seed).key]["score"] for seed in protocol.tuning_seeds)
-
-    return max(rates, key=lambda rate: (mean(rate), -rate))
-
-
-def at_least(protocol: Protocol, runs: dict[str, dict], chosen: list[tuple[str, str]]) -> int:
-    """How many runs are missing, if no contender needs more learning rates than it has asked for."""
-    total = 0
-    for entry in chosen:
-        missing = list(wanted(protocol, runs, *entry))
-        total += len(missing) + (len(protocol.seeds) if missing and missing[0].stage == "tune" else 0)
-    return total
+    missing, best = tuned(
+        runs,
+        RATES,
+        middle - protocol.neighbours,
+        middle + protocol.neighbours,
+        protocol.more_rates,
+        lambda rate: [run("tune", rate, seed) for seed in protocol.tuning_seeds],
+        "score",
+    )
+    yield from missing or (r for seed in protocol.seeds if (r := run("test", best, seed)).key not in runs)
 
 
 def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace) -> dict:
@@ -280,53 +244,8 @@ def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace) -> dic
             )
     results |= {"protocol": now, "model": weights}
     results["counts"] |= {name: count(name) for name in arguments.contenders if name not in results["counts"]}
-    results["where"] = {
-        "date": date.today().isoformat(),
-        "cpu": processor(),
-        "workers": arguments.workers,
-        "threads": arguments.threads,
-        "python": platform.python_version(),
-        "versions": {module.__name__: module.__version__ for module in (veneer, torch, transformers)},
-    }
+    results["where"] = where(workers=arguments.workers, threads=arguments.threads)
     return results
-
-
-def study(path: Path, results: dict, protocol: Protocol, arguments: argparse.Namespace) -> bool:
-    """Does the runs that are missing.
-
-    Returns:
-        whether all are done; not where time was up.
-    """
-    runs, chosen = results["runs"], [(task, name) for task in arguments.tasks for name in arguments.contenders]
-    end = time.monotonic() + 3600 * arguments.hours
-    if not at_least(protocol, runs, chosen):
-        console.print(f"nothing is missing in {path}")
-        return True
-    pool = _Here() if arguments.workers == 1 else ProcessPoolExecutor(arguments.workers, get_context("spawn"), _worker)
-    busy: dict[Future, Run] = {}
-    bar = tqdm(desc="runs", unit="run", smoothing=0.02, disable=None)
-    try:
-        while True:
-            started = {run.key for run in busy.values()}
-            missing = [r for entry in chosen for r in wanted(protocol, runs, *entry) if r.key not in started]
-            for run in missing[: arguments.workers - len(busy)] if time.monotonic() < end else []:
-                busy[pool.submit(perform, run, protocol, arguments.data, arguments.threads)] = run
-            if not busy:
-                return not missing
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                run = busy.pop(future)
-                runs[run.key] = future.result()
-                write(path, results)
-                bar.total = len(runs) + at_least(protocol, runs, chosen)
-                bar.n = len(runs) - 1
-                bar.update()
-                bar.set_postfix_str(f"{run.key}: {100 * runs[run.key]['score']:.1f}")
-    finally:
-        bar.close()
-        pool.shutdown(wait=True, cancel_futures=True)
-        if late := {run.key: f.result() for f, run in busy.items() if not (f.cancelled() or f.exception())}:
-            runs |= late  # finished while the study was being stopped
-            write(path, results)
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -344,27 +263,24 @@ def main(argv: list[str] | None = None) -> int:
     a = parser.parse_args(argv)
     protocol = QUICK if a.quick else Protocol()
     out: Path = a.out or (ROOT / "build" / "glue" / "quick" if a.quick else ROOT / "docs" / "results" / "glue")
-    path = out.with_suffix(".json")
     transformers.utils.logging.set_verbosity_error()
     transformers.utils.logging.disable_progress_bar()
-    try:
-        if a.render:
-            results = read(path)
-            if not results:
-                raise StudyError(f"[--render] {path} does not exist")
-        else:
-            results = opened(path, protocol, a)
-            if not study(path, results, protocol, a):
-                console.print("time is up; the same command goes on")
-        render(results, out, known)
-    except (StudyError, DataError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on with what is in {path}", file=sys.stderr)
-        return 130
-    console.print(f"written: {path}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
-    return 0
+
+    def done(path: Path) -> dict:
+        results = opened(path, protocol, a)
+        return study(
+            path,
+            results,
+            [(task, name) for task in a.tasks for name in a.contenders],
+            partial(wanted, protocol, results["runs"]),
+            partial(perform, protocol=protocol, data=a.data, threads=a.threads),
+            seeds=len(protocol.seeds),
+            score="score",
+            workers=a.workers,
+            hours=a.hours,
+        )
+
+    return finish(out, a.render, done, partial(render, order=known), (StudyError, DataError, UserError))
 
 
 if __name__ == "__main__":

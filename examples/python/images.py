@@ -16,25 +16,18 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import platform
-import signal
 import statistics
 import sys
-import threading
 import time
 from collections.abc import Iterator
-from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
 from dataclasses import asdict, dataclass
-from datetime import date
 from functools import partial
-from multiprocessing import get_context, parent_process
 from pathlib import Path
 
 os.environ.setdefault("HF_HUB_OFFLINE", "1")
 os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # idle threads sleep: on a busy machine spinning ones cost much
 
 import torch
-import transformers
 from image_data import SIZES, DataError, load_task
 from image_models import (
     BATCH,
@@ -50,13 +43,10 @@ from image_models import (
     updates,
 )
 from image_report import render
-from rich.console import Console
+from study import ROOT, StudyError, finish, read, study, tuned, where
 from tqdm import tqdm
 
 import veneer
-
-ROOT = Path(__file__).resolve().parents[2]
-console = Console()
 
 # Matrix -> budget in multiples of d trained parameters a layer -> options. `counted` holds every entry to its budget by
 # what the library trains. Matrices that this build does not have are left out.
@@ -86,10 +76,6 @@ FAMILIES: dict[str, dict[int, dict]] = {
 }
 BASELINES = ("linear_probe", "full")
 RATES = [1e-4, 3e-4, 1e-3, 3e-3, 1e-2, 3e-2, 1e-1, 3e-1, 1.0]
-
-
-class StudyError(ValueError):
-    """The command cannot go on; the message says why."""
 
 
 @dataclass(frozen=True)
@@ -159,32 +145,18 @@ def wanted(protocol: Protocol, runs: dict[str, dict], task: str, family: str, bu
     """The runs that an entry still needs and that can be started now."""
     run = partial(Run, task, family, budget)
     rates = [1e-2] if family == "linear_probe" else list(protocol.rates)  # the probe has the head's rate only
-    while family != "linear_probe":
-        missing = [
-            r for rate in rates for seed in protocol.tuning_seeds if (r := run("tune", rate, seed)).key not in runs
-        ]
-        if missing:
-            yield from missing
-            return
-        first, last = RATES.index(rates[0]), RATES.index(rates[-1])
-        best = best_rate(protocol, runs, run, rates)
-        if protocol.more_rates and best == rates[0] and first > 0:
-            rates.insert(0, RATES[first - 1])
-        elif protocol.more_rates and best == rates[-1] and last < len(RATES) - 1:
-            rates.append(RATES[last + 1])
-        else:
-            rates = [best]
-            break
-    yield from (r for seed in protocol.seeds if (r := run("test", rates[0], seed)).key not in runs)
-
-
-def best_rate(protocol: Protocol, runs: dict[str, dict], run: partial[Run], rates: list[float]) -> float:
-    """By mean validation accuracy; of equals the smallest."""
-
-    def score(rate: float) -> float:
-        return statistics.mean(runs[run("tune", rate, seed).key]["accuracy"] for seed in protocol.tuning_seeds)
-
-    return max(rates, key=lambda rate: (score(rate), -rate))
+    missing, best = [], rates[0]
+    if family != "linear_probe":
+        missing, best = tuned(
+            runs,
+            RATES,
+            RATES.index(rates[0]),
+            RATES.index(rates[-1]),
+            protocol.more_rates,
+            lambda rate: [run("tune", rate, seed) for seed in protocol.tuning_seeds],
+            "accuracy",
+        )
+    yield from missing or (r for seed in protocol.seeds if (r := run("test", best, seed)).key not in runs)
 
 
 def perform(run: Run, protocol: Protocol, base_path: Path, data: Path) -> dict:
@@ -202,33 +174,6 @@ def perform(run: Run, protocol: Protocol, base_path: Path, data: Path) -> dict:
         shares = [held(update) for update in updates(model, base)]
         result["held"] = {kind: round(statistics.mean(s[kind] for s in shares), 4) for kind in shares[0]}
     return result | {"seconds": round(time.perf_counter() - start, 2)}
-
-
-# Results on disk ------------------------------------------------------------------------------------------------------
-
-
-def read(path: Path) -> dict:
-    return json.loads(path.read_text()) if path.is_file() else {}
-
-
-def write(path: Path, results: dict) -> None:
-    """One line a run; the old file stays until the new one is complete."""
-    parts = [f" {json.dumps(key)}: {json.dumps(value)}" for key, value in results.items() if key != "runs"]
-    runs = ",\n".join(f"  {json.dumps(key)}: {json.dumps(value)}" for key, value in results["runs"].items())
-    text = "{\n" + ",\n".join([*parts, f' "runs": {{\n{runs}\n }}']) + "\n}\n"
-    path.parent.mkdir(parents=True, exist_ok=True)
-    unfinished = path.with_suffix(".part")
-    with unfinished.open("w") as file:
-        file.write(text)
-        file.flush()
-        os.fsync(file.fileno())
-    os.replace(unfinished, path)
-
-
-def processor() -> str:
-    names = [line.partition(":")[2].strip() for line in Path("/proc/cpuinfo").read_text().splitlines()
-             if line.startswith("model name")]  # fmt: skip
-    return f"{names[0]}, {len(names)} cores" if names else platform.processor()
 
 
 def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace, families: list[str]) -> dict:
@@ -254,91 +199,8 @@ def opened(path: Path, protocol: Protocol, arguments: argparse.Namespace, famili
         raise StudyError(f"[--out] the runs in {path} are of another base than {folder}. Choose another --out")
     results |= {"protocol": now, "base": base, "width": WIDTH}
     results["counts"] |= counted(load_base(folder), entries(families))
-    results["where"] = {
-        "date": date.today().isoformat(),
-        "cpu": processor(),
-        "workers": arguments.workers,
-        "python": platform.python_version(),
-        "versions": {module.__name__: module.__version__ for module in (veneer, torch, transformers)},
-    }
+    results["where"] = where(workers=arguments.workers)
     return results
-
-
-# The study ------------------------------------------------------------------------------------------------------------
-
-
-def _worker() -> None:
-    """Makes a process of the pool: one thread, gone when the main process is, which alone decides about Ctrl-C."""
-    signal.signal(signal.SIGINT, signal.SIG_IGN)
-    torch.set_num_threads(1)
-    parent = parent_process()
-
-    def follow() -> None:
-        parent.join()
-        os._exit(1)
-
-    threading.Thread(target=follow, daemon=True).start()
-
-
-class _Here:
-    """Stands in for a pool of processes: one run at a time, in this one."""
-
-    def submit(self, function, *arguments) -> Future:
-        future: Future = Future()
-        future.set_result(function(*arguments))
-        return future
-
-    def shutdown(self, **_options) -> None:
-        pass
-
-
-def study(path: Path, results: dict, protocol: Protocol, arguments: argparse.Namespace, families: list[str]) -> bool:
-    """Does the runs that are missing.
-
-    Returns:
-        whether all are done; not where time was up.
-    """
-    runs, chosen = results["runs"], [(t, *entry) for t in arguments.tasks for entry in entries(families)]
-    folder = arguments.cache / f"base-{protocol.base_epochs}"
-    end = time.monotonic() + 3600 * arguments.hours
-    torch.set_num_threads(1)
-    if not any(True for entry in chosen for _ in wanted(protocol, runs, *entry)):
-        console.print(f"nothing is missing in {path}")
-        return True
-    pool = _Here() if arguments.workers == 1 else ProcessPoolExecutor(arguments.workers, get_context("spawn"), _worker)
-    busy: dict[Future, Run] = {}
-    bar = tqdm(desc="runs", unit="run", smoothing=0.02, disable=None)
-    try:
-        while True:
-            started = {run.key for run in busy.values()}
-            missing = [r for entry in chosen for r in wanted(protocol, runs, *entry) if r.key not in started]
-            for run in missing[: arguments.workers - len(busy)] if time.monotonic() < end else []:
-                busy[pool.submit(perform, run, protocol, folder, arguments.data)] = run
-            if not busy:
-                return not missing
-            for future in wait(busy, return_when=FIRST_COMPLETED).done:
-                run = busy.pop(future)
-                runs[run.key] = future.result()
-                write(path, results)
-                bar.total = len(runs) + at_least(protocol, runs, chosen)
-                bar.n = len(runs) - 1
-                bar.update()
-                bar.set_postfix_str(f"{run.key}: {100 * runs[run.key]['accuracy']:.1f} %")
-    finally:
-        bar.close()
-        pool.shutdown(wait=True, cancel_futures=True)
-        if late := {run.key: f.result() for f, run in busy.items() if not (f.cancelled() or f.exception())}:
-            runs |= late  # finished while the study was being stopped
-            write(path, results)
-
-
-def at_least(protocol: Protocol, runs: dict[str, dict], chosen: list[tuple[str, str, int]]) -> int:
-    """How many runs are missing, if no entry needs more learning rates than it has asked for."""
-    count = 0
-    for entry in chosen:
-        missing = list(wanted(protocol, runs, *entry))
-        count += len(missing) + (len(protocol.seeds) if missing and missing[0].stage == "tune" else 0)
-    return count
 
 
 def main(argv: list[str] | None = None) -> int:
@@ -357,25 +219,23 @@ def main(argv: list[str] | None = None) -> int:
     a = parser.parse_args(argv)
     protocol = QUICK if a.quick else Protocol()
     out: Path = a.out or (ROOT / "build" / "images" / "quick" if a.quick else ROOT / "docs" / "results" / "structured")
-    path = out.with_suffix(".json")
-    try:
-        if a.render:
-            results = read(path)
-            if not results:
-                raise StudyError(f"[--render] {path} does not exist")
-        else:
-            results = opened(path, protocol, a, a.families)
-            if not study(path, results, protocol, a, a.families):
-                console.print("time is up; the same command goes on")
-        render(results, out, known)
-    except (StudyError, DataError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    except KeyboardInterrupt:
-        print(f"\nstopped; the same command goes on with what is in {path}", file=sys.stderr)
-        return 130
-    console.print(f"written: {path}, {out.with_suffix('.md')}, {out.with_suffix('.png')}")
-    return 0
+
+    def done(path: Path) -> dict:
+        results = opened(path, protocol, a, a.families)
+        torch.set_num_threads(1)
+        return study(
+            path,
+            results,
+            [(task, *entry) for task in a.tasks for entry in entries(a.families)],
+            partial(wanted, protocol, results["runs"]),
+            partial(perform, protocol=protocol, base_path=a.cache / f"base-{protocol.base_epochs}", data=a.data),
+            seeds=len(protocol.seeds),
+            score="accuracy",
+            workers=a.workers,
+            hours=a.hours,
+        )
+
+    return finish(out, a.render, done, partial(render, order=known), (StudyError, DataError))
 
 
 if __name__ == "__main__":

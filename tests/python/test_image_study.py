@@ -13,7 +13,7 @@ import pytest
 def images(root, shared_data, monkeypatch):
     monkeypatch.syspath_prepend(str(root / "examples" / "python"))
     yield importlib.import_module("images")
-    for name in ("images", "image_data", "image_models", "image_report"):
+    for name in ("images", "study", "image_data", "image_models", "image_report"):
         sys.modules.pop(name, None)
 
 

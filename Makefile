@@ -9,12 +9,25 @@ BUILD := build/release
 bin := $(VENV)/bin
 python := $(bin)/python
 cmake := $(bin)/cmake
+installed := $(VENV)/.installed
 # One ninja everywhere: different versions do not read each other's logs and would build all again.
 configure := $(cmake) -DPython_EXECUTABLE=$(abspath $(python)) -DCMAKE_MAKE_PROGRAM=$(abspath $(bin)/ninja) --preset
 ctest_path := PATH="$(abspath $(bin)):$$PATH"
 
+# A GPU is often lent for minutes, on a machine that has torch, cmake and ninja but no .venv and no network: the gpu- targets then
+# use what is there and install nothing. PREBUILT=1: so are the module and build/gpu/libveneer.so, built elsewhere.
+PREBUILT ?=
+RESULTS ?= benchmarks/results/
+gpu_only := $(if $(filter-out gpu-%,$(MAKECMDGOALS)),,$(MAKECMDGOALS))
+ifneq ($(and $(gpu_only),$(if $(wildcard $(python)),,no .venv),$(shell $(PYTHON) -c 'import importlib.util as u; print(u.find_spec("torch") or "")')),)
+  python := $(PYTHON)
+  cmake := cmake
+  configure := $(cmake) -DPython_EXECUTABLE="$$(command -v $(PYTHON))" --preset
+  installed :=
+endif
+
 .DEFAULT_GOAL := build
-.PHONY: quickstart build test bench lint asan gpu-test gpu-bench clean
+.PHONY: quickstart build test bench lint asan gpu-test gpu-bench gpu-ready gpu-build clean
 
 quickstart: build
 	$(python) examples/python/quickstart.py --output build/quickstart
@@ -42,10 +55,23 @@ asan: $(VENV)/.installed
 	$(bin)/ctest --preset asan
 
 # The tests that need a GPU; fails where there is none, so that a pass means that they ran.
-gpu-test gpu-bench: build
+gpu-test: gpu-ready
+	PYTHONPATH=python $(python) -m pytest -m gpu tests/python/test_gpu.py $(PYTEST)
+
+# The GPU's target table; RESULTS is a folder, where the file gets the name of the GPU and the date, or a file.
+gpu-bench: gpu-ready
+	mkdir -p $(dir $(RESULTS))
+	PYTHONPATH=python $(python) -m veneer bench --device cuda --json $(RESULTS) $(or $(BENCH),--targets)
+
+gpu-ready: $(if $(PREBUILT),,gpu-build)
+	PYTHONPATH=python $(python) -c 'import torch, veneer; raise SystemExit(not torch._C._dispatch_has_kernel_for_dispatch_key("veneer::seeded_dropout", "CUDA") and "built without CUDA")'
 	$(python) -c 'import torch; raise SystemExit(not torch.cuda.is_available() and "no CUDA device")'
-	$(python) -c 'import torch, veneer; raise SystemExit(not torch._C._dispatch_has_kernel_for_dispatch_key("veneer::seeded_dropout", "CUDA") and "built without CUDA")'
-	$(if $(filter gpu-test,$@),$(python) -m pytest -m gpu $(PYTEST),$(python) -m veneer bench --device cuda $(BENCH))
+
+# The module alone, in a tree of its own. One GPU to compile for: the one that is here, with what only it has (9.0a, not 9.0).
+gpu-build: $(installed)
+	arch=$${TORCH_CUDA_ARCH_LIST:-$$($(python) -c 'import torch; c = torch.cuda.get_device_capability(); print("%d.%d" % c + "a" * (c >= (9, 0)))')} && \
+	  $(configure) gpu -DTORCH_CUDA_ARCH_LIST="$$arch"
+	$(cmake) --build build/gpu --target veneer _core
 
 clean:
 	rm -rf build python/veneer/_core*.so python/veneer/_build_info.py

@@ -7,12 +7,13 @@ set(reason)
 if(NOT VeneerTorch_CUDA)
   set(reason "torch ${VeneerTorch_VERSION} in ${VeneerTorch_LIBRARY_DIR} is a build without CUDA")
 else()
-  # Compute capabilities as torch's extensions name them: "8.0;9.0+PTX". The last one's PTX serves newer GPUs.
+  # Compute capabilities as torch's extensions name them. PTX of the oldest serves newer GPUs; 9.0a is what Hopper alone
+  # has (kernels/cuda/extended_product.h).
   if(NOT TORCH_CUDA_ARCH_LIST)
     set(TORCH_CUDA_ARCH_LIST "$ENV{TORCH_CUDA_ARCH_LIST}")
   endif()
   if(NOT TORCH_CUDA_ARCH_LIST)
-    set(TORCH_CUDA_ARCH_LIST "8.0;9.0+PTX")
+    set(TORCH_CUDA_ARCH_LIST "8.0+PTX;9.0a")
   endif()
   if(NOT CMAKE_CUDA_ARCHITECTURES)
     string(REGEX REPLACE "[ ,]+" ";" architectures "${TORCH_CUDA_ARCH_LIST}")

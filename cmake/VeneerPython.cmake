@@ -23,7 +23,10 @@ else()
   set(python_output "${PROJECT_BINARY_DIR}/python/veneer")
   set(cmake_dir "${VENEER_CMAKE_DIR}")
 endif()
-set_target_properties(_core PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${python_output}" INSTALL_RPATH "$ORIGIN/lib")
+# Relative, so that a checkout with what was built in it runs elsewhere too.
+file(RELATIVE_PATH to_build "${python_output}" "${PROJECT_BINARY_DIR}")
+set_target_properties(_core PROPERTIES LIBRARY_OUTPUT_DIRECTORY "${python_output}" BUILD_RPATH "$ORIGIN/${to_build}"
+                                       INSTALL_RPATH "$ORIGIN/lib")
 file(CONFIGURE OUTPUT "${python_output}/_build_info.py" CONTENT [[
 # Made by CMake.
 TORCH_VERSION = "@VeneerTorch_VERSION@"

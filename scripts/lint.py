@@ -88,7 +88,7 @@ def clang_tidy(build):
 def main():
     build = Path(sys.argv[1]).resolve()
     results = [
-        run("clang-format", BIN / "clang-format", "--dry-run", "-Werror", *sources(".h", ".cpp", ".cu")),
+        run("clang-format", BIN / "clang-format", "--dry-run", "-Werror", *sources(".h", ".cpp", ".cu", ".cuh")),
         run("ruff check", BIN / "ruff", "check", "."),
         run("ruff format", BIN / "ruff", "format", "--check", "."),
         run("layout and sizes", sys.executable, ROOT / "scripts" / "check_sources.py"),

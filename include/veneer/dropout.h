@@ -12,6 +12,10 @@ namespace veneer {
 
 // The probability dropout really uses for a requested p: the nearest multiple of 2^-16 (16 random bits an element).
 double dropout_probability(double p);
+// The same as kernels want it: an element is dropped where its 16 random bits are below this number; what is kept is
+// multiplied by 1 / (1 - p).
+uint32_t dropout_threshold(double p);
+double dropout_scale(double p);
 
 // x with each element zeroed with probability p and the others divided by 1 - p. seed: int64 [1] on x's device.
 // Undefined seed or p == 0: x itself.

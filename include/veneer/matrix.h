@@ -15,27 +15,6 @@
 
 namespace veneer {
 
-// The input of an update: x [N, d_in], dropped out by `seed` and `p` where there is a seed.
-struct Dropped {
-  at::Tensor x;
-  at::Tensor seed;
-  double p = 0.0;
-
-  // dropout(x), differentiable.
-  at::Tensor all() const;
-  // For fused paths, without gradients, x contiguous: rows [begin, end) of dropout(x); and dx[begin:] += dropout of g
-  // with the mask of those rows (g itself where there is no seed).
-  at::Tensor part(int64_t begin, int64_t end) const;
-  void add_part(const at::Tensor& dx, const at::Tensor& g, int64_t begin) const;
-};
-
-// The rows of x in strips, at most `row_strips` whatever the number of threads, so that sums over rows do not depend on
-// it; each strip in turn in parts of rows that fit into a core's cache together with a few tensors of their size.
-// Strips run in parallel; f(begin, end, strip) is called for the parts of a strip one after another. On other devices,
-// and where `whole` is asked for, all rows are one part; on meta tensors, and without rows, f is not called.
-constexpr int64_t row_strips = 16;
-void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, int64_t, int64_t)>& f);
-
 // Whether a fresh matrix is zero (an additive update, an adapter's up projection) or random (its down projection).
 enum class Start { zero, random };
 
@@ -46,12 +25,6 @@ struct MatrixSite {
   Start start = Start::zero;
   int64_t layer = -1;  // of the site, see veneer/site.h
   std::string role;
-};
-
-// What a method merged an update with: its layer multiplies by gain * (weight + scale * M), row by row.
-struct Merged {
-  at::Tensor weight;  // [d_out, d_in]; undefined: nothing is merged
-  at::Tensor gain;    // [d_out], in float32 at least; undefined: ones
 };
 
 // A family of d_out x d_in matrices written with few numbers, bound to its options and sizes. Immutable, so one object
@@ -92,19 +65,6 @@ class Matrix {
   at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const;
   // Norms [d_out] of the rows of weight + scale * M, in float32 (float64 for float64 weights); weight [d_out, d_in].
   at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
-
-  // The path with its own gradient, which the generic suite holds to `accumulate`. Called below autograd, with tensors
-  // that are real or meta, in one dtype but for the parameters. Neither keeps x from forward to backward: the caller
-  // does. Kept is nothing, of factors h [N, r]; backward sums the gradients of what `prepare` gave over parts of the
-  // rows, and takes the sum through `prepare` once.
-  // y += scale * dropout(x) M^T in place, where y is defined. Returns what backward wants besides x and the parameters.
-  std::vector<at::Tensor> fused_add(const at::Tensor& y, const Dropped& x, const Params& params, double scale) const;
-  // Gradients of the tensors of `params`, in their order and dtypes, undefined for frozen ones; and, where dx is
-  // defined, dx += the gradient of x in place. dy [N, d_out], dx [N, d_in], both contiguous. With a merged weight, and
-  // no dropout, dy is the gradient of x (gain * (weight + scale * M))^T, and dx = all of x's: one product, not two.
-  std::vector<at::Tensor> fused_gradients(const at::Tensor& dx, const at::Tensor& dy, const Dropped& x,
-                                          const Params& params, const std::vector<at::Tensor>& kept, double scale,
-                                          const Merged& base = {}) const;
 
   // The family's own factor on the update (LoRA's alpha / r). Not part of `dense`.
   virtual double scale() const { return 1.0; }

@@ -53,7 +53,7 @@ class Method {
   // A fast path with its own gradient, one node in the graph, which the generic suite holds to `forward`. For methods
   // whose output has slope one in y, at a base that is frozen. Called below autograd, with x, y, weight and bias in one
   // dtype, real or meta.
-  virtual bool fused() const { return false; }
+  virtual bool fused(const Input& /*in*/) const { return false; }  // whether it serves this call
   // The output [*, d_out], a fresh tensor, and after it what backward wants besides the call's own tensors.
   virtual std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const;
   // The gradients of the parameters, in the order of their specs and in their dtypes, undefined for frozen ones, and

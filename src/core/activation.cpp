@@ -19,4 +19,12 @@ at::Tensor activate(const std::string& name, const at::Tensor& h) {
   return at::tanh(h);
 }
 
+at::Tensor activate_pullback(const std::string& name, const at::Tensor& h, const at::Tensor& gradient) {
+  if (name == "gelu") return at::gelu_backward(gradient, h);
+  if (name == "gelu_tanh") return at::gelu_backward(gradient, h, "tanh");
+  if (name == "relu") return at::threshold_backward(gradient, h, 0.0);
+  if (name == "silu") return at::silu_backward(gradient, h);
+  return at::tanh_backward(gradient, at::tanh(h));
+}
+
 }  // namespace veneer

@@ -12,5 +12,7 @@ namespace veneer {
 
 const std::vector<std::string>& activations();  // their names
 at::Tensor activate(const std::string& name, const at::Tensor& h);
+// The gradient of h from that of activate(h), where nothing is recorded.
+at::Tensor activate_pullback(const std::string& name, const at::Tensor& h, const at::Tensor& gradient);
 
 }  // namespace veneer

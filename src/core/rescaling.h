@@ -12,8 +12,14 @@ namespace veneer {
 // be undefined.
 at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias);
 
-// The gradient of g from dy, that of the scaled y: [d], sums over rows of dy * (y - bias), in float32 at least. `like`
-// [d] tells d where sizes are symbolic.
-at::Tensor rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& like);
+struct Rescaled {
+  at::Tensor y;     // [N, d]
+  at::Tensor gain;  // [d]
+};
+
+// The gradients from dy, that of the scaled y: of y, dy * g, where it is wanted; and of g, the sums over rows of dy *
+// (y - bias), in float32 at least.
+Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
+                           bool wants_y);
 
 }  // namespace veneer

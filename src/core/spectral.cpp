@@ -7,6 +7,9 @@
 
 #include <numbers>
 
+#include "device/circulant.h"
+#include "device/columns.h"
+#include "device/plain.h"
 #include "kernels/cpu/conjugate_products.h"
 #include "kernels/cpu/diagonal_sums.h"
 #include "veneer/numeric.h"
@@ -69,11 +72,14 @@ at::Tensor resized(const at::Tensor& x, int64_t n) {
   return size < n ? at::constant_pad_nd(x, {0, n - size}) : x.narrow(-1, 0, n);
 }
 
+bool grows(const at::Tensor& like) { return like.is_cpu() || device::on_gpu(like); }
+
 at::Tensor grown(const Matrix& matrix, const at::Tensor& growth, at::TensorList prepared) {
   const at::Tensor in = at::eye(1, matrix.d_in(), growth.options()), out = at::eye(1, matrix.d_out(), growth.options());
   const at::Tensor m = growth.narrow(0, 0, matrix.d_out()).narrow(1, 0, matrix.d_in()).contiguous();
   m.select(1, 0).copy_(matrix.product(in, prepared).squeeze(0));
   m.select(0, 0).copy_(matrix.pullback(in, out, prepared, true)[0].squeeze(0));
+  if (device::diagonal_sums(m)) return m;
   if (m.scalar_type() == at::kDouble) {
     kernels::cpu::diagonal_sums(m.mutable_data_ptr<double>(), m.size(0), m.size(1));
   } else {
@@ -192,7 +198,13 @@ at::Tensor correlated_short(const at::Tensor& x, const at::Tensor& dy, const Con
 
 }  // namespace
 
+bool CirculantBlocks::by_kernel(const at::Tensor& x) const {
+  return m_ == 1 && q_ == 1 && d_in() == g_ && d_out() == g_ && !at::GradMode::is_enabled() &&
+         device::takes_circulant(x);
+}
+
 at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared) const {
+  if (by_kernel(x)) return device::circulant_product(x, prepared[0]);
   const Convolution cyclic(g_);
   const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));  // [N, q, k]
   const at::Tensor y = mixed(signal, as(prepared[0], signal));
@@ -202,6 +214,10 @@ at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared
 std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                                   bool wants_x) const {
   const Convolution cyclic(g_);
+  if (by_kernel(x)) {
+    const auto [dx, sums] = device::circulant_gradients(x, dy, prepared[0], wants_x);
+    return {dx, (sums * cyclic.weights(sums)).view({1, 1, -1})};
+  }
   const at::Tensor in = resized(x, q_ * g_).unflatten(1, {q_, g_}), out = resized(dy, m_ * g_).unflatten(1, {m_, g_});
   if (!wants_x && m_ > 1 && q_ > 1 && g_ <= short_length) {
     const at::Tensor sum = correlated_short(in, out, cyclic);

@@ -44,7 +44,8 @@ class Convolution {
 
 // The whole matrix of low displacement rank without products of matrices, from its own products and from what it grows
 // by along its diagonals, M[i, j] - M[i - 1, j - 1] = growth[i, j] for i, j > 0; growth may be larger than M. Not
-// differentiable; on the CPU, in float32 or float64.
+// differentiable; in float32 or float64, where `grows`.
+bool grows(const at::Tensor& like);
 at::Tensor grown(const Matrix& matrix, const at::Tensor& growth, at::TensorList prepared);
 
 // Products with the Toeplitz matrix T[i, j] = t[i - j + d_in - 1] of diagonals t [d_out + d_in - 1].
@@ -84,6 +85,9 @@ class CirculantBlocks : public Matrix {
   virtual at::Tensor columns(const Params& params) const = 0;
 
  private:
+  // One block, which a kernel of a GPU multiplies.
+  bool by_kernel(const at::Tensor& x) const;
+
   int64_t m_, q_, g_;
 };
 

@@ -85,7 +85,7 @@ class LowDisplacementRank final : public Matrix {
   // Along a diagonal each product grows by an outer product: of the sum over k a last term leaves, and comes back as
   // the first with the other sign.
   at::Tensor build(const Params& params) const override {
-    if ((operator_ != "circulant" && operator_ != "toeplitz") || !params["ldr_g"].is_cpu()) return dense(params);
+    if ((operator_ != "circulant" && operator_ != "toeplitz") || !grows(params["ldr_g"])) return dense(params);
     const at::Tensor g = wide(params["ldr_g"]), h = wide(params["ldr_h"]), twice = 2.0 * g.t();
     const auto prepared = prepare(params);
     const at::Tensor growth =

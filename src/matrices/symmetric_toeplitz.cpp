@@ -49,7 +49,7 @@ class SymmetricToeplitz final : public Matrix {
   // k = -1 and loses k = n - 1.
   at::Tensor build(const Params& params) const override {
     const auto all = factors(params);
-    if (all.size() == 1 || !all[0].is_cpu()) return dense(params);
+    if (all.size() == 1 || !grows(all[0])) return dense(params);
     const at::Tensor a = wide(all[0]), b = wide(all[1]), end_a = wrapped(a), end_b = wrapped(b);
     return grown(*this, at::outer(b, a).addr_(end_b, end_a, 1.0, -1.0), prepare(params));
   }

@@ -14,6 +14,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/rescaling.h"
+#include "core/update.h"
+#include "device/thin.h"
 #include "veneer/check.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
@@ -64,50 +66,43 @@ class Additive final : public Method {
   }
 
   // HF PEFT's dropout inside DoRA drops the base's input too: that is another product, and rare.
-  bool fused() const override { return !decompose_ || !drop_base_ || dropout_ == 0.0; }
+  bool fused(const Input& in) const override { return !decompose_ || !drop_base_ || !in.seed.defined(); }
 
-  // Kept is the matrix's, and with decompose the output before it is rescaled and the norms n.
+  // Kept is the update's, and with decompose the output before it is rescaled and the norms n.
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
-    const Dropped x{rows(in.x).contiguous(), in.seed, dropout_};
-    at::Tensor y;
-    std::vector<at::Tensor> kept;
-    if (through_merged(in, x.x)) {
-      kept = matrix_->fused_add({}, x, params, scale_);
-      y = at::linear(x.x, matrix_->merged(in.weight, params, scale_), in.bias);
-    } else {
-      y = in.y.defined() ? rows(in.y).clone(at::MemoryFormat::Contiguous) : at::linear(x.x, in.weight, in.bias);
-      kept = matrix_->fused_add(y, x, params, scale_);
-    }
+    std::vector<at::Tensor> kept = update(params).forward(input_of(in), base_of(in));
     if (decompose_) {
-      kept.insert(kept.end(), {y, rounded_norms(in.weight, params)});
-      y = rescaled(y, wide(params["magnitude"]) / kept.back(), in.bias);
+      const at::Tensor y = kept[0], &m = params["magnitude"];
+      // Meta tensors of symbolic sizes cannot be cast.
+      const at::Tensor n = y.is_meta() ? at::empty_symint(m.sym_sizes(), m.options().dtype(wide_type(m.scalar_type())))
+                                       : rounded_norms(in.weight, params);
+      kept[0] = y.is_meta() ? at::empty_like(y) : rescaled(y, wide(m) / n, in.bias);
+      kept.insert(kept.end(), {y, n});
     }
-    kept.insert(kept.begin(), unrows(y, in.x));
+    kept[0] = unrows(kept[0], in.x);
     return kept;
   }
 
   std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
                                          const std::vector<at::Tensor>& kept, bool wants_x) const override {
-    const Dropped x{rows(in.x).contiguous(), in.seed, dropout_};
-    at::Tensor g = rows(dy).contiguous();
-    Merged base;
-    if (through_merged(in, x.x)) base.weight = in.weight;
-    at::Tensor magnitude, gain;  // the gradient of m, and m / n
-    if (decompose_) {
+    const Dropped x = input_of(in);
+    const Base base = base_of(in);
+    at::Tensor g = rows(dy).contiguous(), magnitude, gain;  // the gradient of m, and m / n
+    if (decompose_ && !dy.is_meta()) {
       const at::Tensor &y = kept[kept.size() - 2], &n = kept.back();
       gain = wide(params["magnitude"]) / n;
-      magnitude = rescaled_pullback(g, y, in.bias, n) / n;
-      base.weight.defined() ? base.gain = gain : g = rescaled(g, gain, {});
+      const bool merged = update(params).merges(x, base);
+      const Rescaled found = rescaled_pullback(g, y, in.bias, gain, /*wants_y=*/!merged);
+      magnitude = found.gain / n;
+      if (!merged) g = found.y, gain = at::Tensor();
     }
-    at::Tensor dx;
-    if (wants_x && base.weight.defined()) dx = at::empty_like(x.x);
-    if (wants_x && !base.weight.defined()) dx = in.weight.defined() ? at::mm(g, in.weight) : at::zeros_like(x.x);
-    std::vector<at::Tensor> gradients = matrix_->fused_gradients(dx, g, x, params, kept, scale_, base);
-    if (decompose_) {
+    std::vector<at::Tensor> gradients = update(params).backward(g, x, base, kept, wants_x, gain);
+    if (magnitude.defined()) {
       const size_t place = params.place("magnitude");
       if (params.specs()[place].trainable) gradients[place] = as(magnitude, params.tensors()[place]);
     }
-    if (wants_x) gradients.push_back(unrows(dx, in.x));
+    fill_with_zeros(gradients, params);
+    if (wants_x) gradients.back() = unrows(gradients.back(), in.x);
     return gradients;
   }
 
@@ -126,29 +121,37 @@ class Additive final : public Method {
   double dropout() const override { return dropout_; }
 
  private:
-  // W + s M where that saves products: for many rows, and not in 16 bits, where a small update would be lost in the
-  // sum. The two thin products of a low-rank update cost less.
-  bool through_merged(const Input& in, const at::Tensor& x) const {
-    return (decompose_ || matrix_->form() != Matrix::Form::factors) && in.weight.defined() && !in.y.defined() &&
-           !in.seed.defined() && !x.is_meta() && wide_type(x.scalar_type()) == x.scalar_type() &&
-           x.size(0) >= 2 * std::min(site_.d_in, site_.d_out);
+  Update update(const Params& params) const { return {*matrix_, params, scale_, decompose_}; }
+  Dropped input_of(const Input& in) const { return {rows(in.x).contiguous(), in.seed, dropout_}; }
+  static Base base_of(const Input& in) {
+    return {in.y.defined() ? at::Tensor() : in.weight, in.y.defined() ? rows(in.y).contiguous() : at::Tensor(),
+            in.bias};
   }
 
-  at::Tensor norms(const at::Tensor& weight, const Params& params) const {
+  // Without gradients; by a GPU's kernels where it has them, but for the composed path.
+  at::Tensor norms(const at::Tensor& weight, const Params& params, bool composed = false) const {
     const c10::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(
         c10::autocast_dispatch_keyset);  // its products would be 16-bit
-    return matrix_->row_norms(weight.detach(), params, scale_).clamp_min(smallest_norm);
+    const at::Tensor w = weight.detach();
+    if (!composed && matrix_->form() == Matrix::Form::factors) {
+      const auto factors = matrix_->prepare(params);
+      if (device::takes_thin(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__))) {
+        return device::row_norms(w, factors[0], factors[1], scale_).clamp_min(smallest_norm);
+      }
+    }
+    return matrix_->row_norms(w, params, scale_).clamp_min(smallest_norm);
   }
 
   // n [d_out], in float32 at least, rounded as m was when it started, so that m / n is then exactly one in 16-bit
   // adapters too.
-  at::Tensor rounded_norms(const at::Tensor& weight, const Params& params) const {
-    return wide(as(norms(weight, params), params["magnitude"])).clamp_min(smallest_norm);
+  at::Tensor rounded_norms(const at::Tensor& weight, const Params& params, bool composed = false) const {
+    return wide(as(norms(weight, params, composed), params["magnitude"])).clamp_min(smallest_norm);
   }
 
+  // For the composed path.
   at::Tensor gain(const at::Tensor& weight, const Params& params) const {
-    return wide(params["magnitude"]) / rounded_norms(weight, params);
+    return wide(params["magnitude"]) / rounded_norms(weight, params, /*composed=*/true);
   }
 
   at::Tensor decomposed(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,

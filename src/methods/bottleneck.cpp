@@ -11,6 +11,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/activation.h"
+#include "core/update.h"
 #include "veneer/check.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
@@ -65,11 +66,62 @@ class Bottleneck final : public Method {
     return unrows(out, in.x);
   }
 
+  bool fused(const Input& /*in*/) const override { return true; }
+
+  // Kept is the inner state before its nonlinearity, and what the matrices keep.
+  std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
+    const Params down = params.scoped("down_"), up = params.scoped("up_");
+    const at::Tensor none;
+    std::vector<at::Tensor> kept = Update(*down_, down, down_->scale())
+                                       .forward(input_of(in), {none, none, bias_of(params, "down_bias", in.x, 1.0)});
+    const Base residual{none, rows(in.y).contiguous(), bias_of(params, "up_bias", in.x, scale_)};
+    auto out = Update(*up_, up, scale_ * up_->scale()).forward({activate(activation_, kept[0])}, residual);
+    out[0] = unrows(out[0], in.x);
+    out.insert(out.begin() + 1, kept.begin(), kept.end());
+    return out;
+  }
+
+  std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
+                                         const std::vector<at::Tensor>& kept, bool wants_x) const override {
+    const Params down = params.scoped("down_"), up = params.scoped("up_");
+    const bool factors = down_->form() == Matrix::Form::factors;
+    const std::vector<at::Tensor> of_down(kept.begin() + 1, kept.begin() + 1 + (factors ? 1 : 0));
+    const std::vector<at::Tensor> of_up(kept.begin() + 1 + (factors ? 1 : 0), kept.end());
+    const at::Tensor g = rows(dy).contiguous();
+    auto gradients = Update(*up_, up, scale_ * up_->scale())
+                         .backward(g, {activate(activation_, kept[0])}, {}, of_up, /*wants_x=*/true);
+    const at::Tensor dh = activate_pullback(activation_, kept[0], gradients.back()).contiguous();
+    gradients.pop_back();
+    auto more = Update(*down_, down, down_->scale()).backward(dh, input_of(in), {}, of_down, wants_x);
+    for (size_t i = 0; i < gradients.size(); ++i) {
+      if (more[i].defined()) gradients[i] = gradients[i].defined() ? gradients[i] + more[i] : more[i];
+    }
+    const auto add_bias = [&](const char* name, const at::Tensor& slope, double scale) {
+      const size_t place = params.place(name);
+      if (params.specs()[place].trainable) {
+        gradients[place] =
+            as(slope.sum(0, /*keepdim=*/false, wide_type(slope.scalar_type())) * scale, params.tensors()[place]);
+      }
+    };
+    if (bias_) add_bias("down_bias", dh, 1.0), add_bias("up_bias", g, scale_);
+    fill_with_zeros(gradients, params);
+    if (wants_x) gradients.push_back(unrows(more.back(), in.x));
+    return gradients;
+  }
+
   std::string merge_refusal() const override { return "its nonlinearity has no effective weight"; }
   bool placed() const override { return down_->placed() || up_->placed(); }
   double dropout() const override { return dropout_; }
 
  private:
+  Dropped input_of(const Input& in) const { return {rows(in.x).contiguous(), in.seed, dropout_}; }
+
+  // scale * bias in x's dtype; undefined where there is none.
+  at::Tensor bias_of(const Params& params, const char* name, const at::Tensor& x, double scale) const {
+    if (!bias_) return {};
+    return as(scale == 1.0 ? params[name] : params[name] * scale, x);
+  }
+
   ParameterSpecs half(const Matrix& matrix, const std::string& name, int64_t size) const {
     ParameterSpecs specs = matrix.parameters();
     for (auto& spec : specs) {

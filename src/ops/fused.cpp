@@ -79,6 +79,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     data["build"] = build;
     data["params"] = static_cast<int64_t>(params.size());
     data["y"] = y.has_value();
+    context->set_materialize_grads(false);  // no zeros as the gradients of what is kept
     // A compiled graph calls the op with all its outputs in view.
     context->mark_non_differentiable({outputs.begin() + 1, outputs.end()});
     return outputs;
@@ -155,12 +156,12 @@ std::vector<Tensor> autocast(Text method, Text options, const Tensor& x, const O
   return forward_op().call(method, options, *cast(x), cast(y), cast(weight), cast(bias), params, seed, build);
 }
 
-bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad(); }
+bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad() && at::GradMode::is_enabled(); }
 
 }  // namespace
 
 bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
-  if (!method.fused() || composed_only()) return false;
+  if (!method.fused(in) || composed_only()) return false;
   if (in.y.defined() && method.needs_weight()) return false;  // the op is given one or the other
   if (!in.y.defined() && (requires_gradient(in.weight) || requires_gradient(in.bias))) return false;
   const auto device = in.x.device().type();
@@ -172,8 +173,11 @@ bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
   const Tensor& base = in.y.defined() ? in.y : in.weight;
   const bool one_dtype = in.x.scalar_type() == base.scalar_type() &&
                          (in.y.defined() || !in.bias.defined() || in.bias.scalar_type() == base.scalar_type());
-  // Autocast would round the weight before its rows' norms are taken.
-  if (at::autocast::is_autocast_enabled(device)) return !method.needs_weight();
+  if (at::autocast::is_autocast_enabled(device)) {
+    // It would round the weight before its rows' norms are taken, and a residual that is kept in float32.
+    return !method.needs_weight() &&
+           (!in.y.defined() || in.y.scalar_type() == at::autocast::get_autocast_dtype(device));
+  }
   return one_dtype;
 }
 

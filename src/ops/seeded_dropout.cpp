@@ -44,13 +44,12 @@ void check(const Tensor& x, const Tensor& seed, double p) {
 template <class T>
 kernels::SeededDropout<T> call_of(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first,
                                   bool accumulate) {
-  const auto threshold = static_cast<uint32_t>(std::lround(p * steps));
   return {static_cast<const T*>(x.const_data_ptr()),
           static_cast<T*>(y.mutable_data_ptr()),
           x.numel(),
           seed.const_data_ptr<int64_t>(),
-          threshold,
-          steps / (steps - threshold),
+          dropout_threshold(p),
+          dropout_scale(p),
           first,
           accumulate};
 }
@@ -117,7 +116,9 @@ Tensor autograd(const Tensor& x, const Tensor& seed, double p) { return SeededDr
 
 }  // namespace
 
-double dropout_probability(double p) { return std::lround(p * steps) / steps; }
+double dropout_probability(double p) { return dropout_threshold(p) / steps; }
+uint32_t dropout_threshold(double p) { return static_cast<uint32_t>(std::lround(p * steps)); }
+double dropout_scale(double p) { return steps / (steps - dropout_threshold(p)); }
 
 Tensor seeded_dropout(const Tensor& x, const Tensor& seed, double p) {
   return seed.defined() && p > 0.0 ? dispatched(x, seed, p) : x;

@@ -179,7 +179,10 @@ TEST_P(RoundTrip, IsExact) {
     load_weights(*other, folder / "base");
   const Report report = load_adapter(*other, folder / "out", "loaded");
   const torch::Tensor x = noise({4, 12}, at::kFloat);
-  EXPECT_TRUE(same(other(x), net(x)));
+  {
+    const torch::NoGradGuard no_grad;  // a layer whose bias is trained takes another path, which rounds otherwise
+    EXPECT_TRUE(same(other(x), net(x)));
+  }
   EXPECT_TRUE(trainable_parameters(*other).empty());
   EXPECT_EQ(report.layers.size(), static_cast<size_t>(std::count_if(report.layers.begin(), report.layers.end(),
                                                                     [](const auto& l) { return !l.path.empty(); })));

@@ -33,13 +33,24 @@ class Bound:
 
     @classmethod
     def make(
-        cls, method, options, d_in, d_out, *, kind="linear", bias=True, dtype=torch.float64, fresh=False, weight=None
+        cls,
+        method,
+        options,
+        d_in,
+        d_out,
+        *,
+        kind="linear",
+        bias=True,
+        dtype=torch.float64,
+        fresh=False,
+        weight=None,
+        device=CPU,
     ):
         site = {"kind": kind, "d_in": d_in, "d_out": d_out, "has_bias": bias}
         bound = json.loads(_core.bind(method, [json.dumps(options)], [json.dumps(site)]))
         traits = bound["sites"][0]
-        shared = ops.initial_shared(json.dumps(bound["shared"]), dtype, CPU)
-        own = ops.initial_parameters(method, traits["plan"], weight, shared, dtype, CPU, _core.build_id())
+        shared = ops.initial_shared(json.dumps(bound["shared"]), dtype, device)
+        own = ops.initial_parameters(method, traits["plan"], weight, shared, dtype, device, _core.build_id())
         specs = traits["own"] + bound["shared"]
         params = [p.requires_grad_(spec["trainable"]) for p, spec in zip([*own, *shared], specs, strict=True)]
         if not fresh:
@@ -57,13 +68,14 @@ class Bound:
         params = [next(left) if p.requires_grad else p for p in self.params]
         return Bound(self.method, self.plan, self.traits, self.names, params)
 
-    def to(self, dtype):
+    def to(self, dtype=None, device=None):
+        """The same in another precision, or on another device."""
         return Bound(
             self.method,
             self.plan,
             self.traits,
             self.names,
-            [p.detach().to(dtype).requires_grad_(p.requires_grad) for p in self.params],
+            [p.detach().to(device=device, dtype=dtype).requires_grad_(p.requires_grad) for p in self.params],
         )
 
     def __call__(self, x, y=None, weight=None, bias=None, seed=None):
@@ -79,7 +91,7 @@ class Bound:
         return ops.merged_bias(self.method, self.plan, bias, self.params, _core.build_id())
 
     def numpy(self):
-        return {name: p.detach().double().numpy() for name, p in zip(self.names, self.params, strict=True)}
+        return {name: p.detach().double().cpu().numpy() for name, p in zip(self.names, self.params, strict=True)}
 
 
 def blocks(entry, c):

@@ -125,6 +125,13 @@ def test_a_quick_run_gives_rows_a_table_and_a_plot(tmp_path, capsys):
     assert "| `layer/lora-r8/256x256/N256/float32/p0` |" in text
 
 
+def test_results_in_a_folder_are_named_by_device_and_day(tmp_path):
+    pattern = "layer/ia3/256x256/N256/float32/p0$"
+    assert bench("--quick", "--filter", pattern, "--threads", "1", "--repeats", "1", "--json", str(tmp_path)) == 0
+    (file,) = tmp_path.iterdir()
+    assert re.fullmatch(r"[a-z0-9-]+-\d{4}-\d\d-\d\d\.json", file.name)
+
+
 def test_rendering_refuses_what_it_cannot_place(tmp_path):
     page, rows = tmp_path / "page.md", tmp_path / "rows.json"
     page.write_text("no markers")

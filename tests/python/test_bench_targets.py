@@ -82,6 +82,15 @@ def test_a_relative_target_is_read_from_the_other_row_of_the_run(start, variant,
     assert line_of(start, rows).reached == [False, True]
 
 
+def test_a_gpu_has_targets_of_its_own():
+    ids = [case.id for case in targets.target_cases("cuda")]
+    assert len(ids) == len(set(ids)) == 16
+    assert not set(ids) & {case.id for case in targets.target_cases()}
+    rows = [fake(t.case, OURS, device="cuda", step_tax_median=0.18) for t in targets.targets("cuda")]
+    as_set = targets.as_set({"device": "cuda", "amx": False})
+    assert [line.reached for line in targets.table(rows, as_set)] == [[False, True], [True], [True], [True]]
+
+
 def test_the_target_table_says_where_a_dense_matrix_is_fastest():
     case = next(target.case for target in targets.targets() if target.line.startswith("block tensor train"))
     rows = [fake(case, FLOOR), fake(case, OURS, step_tax_median=0.4), fake(case, DENSE, step_tax_median=0.5)]

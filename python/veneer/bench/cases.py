@@ -40,6 +40,13 @@ CONFIG_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "METHOD": [],
 }
 
+# Variants that the sweeps leave out: those of the GPU's targets (bench/targets.py).
+GPU_ROWS: list[tuple[str, str, dict[str, Any]]] = [
+    ("lora-r16", "LORA", {"r": 16, "lora_alpha": 32}),
+    ("dora-r16", "LORA", {"r": 16, "lora_alpha": 32, "use_dora": True}),
+    ("bottleneck-r64", "BOTTLENECK", {"bottleneck_size": 64}),
+]
+
 # Matrix -> (name, options), for the rows {method} x {matrix}; a matrix that is not here gets one row with its defaults.
 MATRIX_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
     "low_rank": [("low_rank", {"rank": 8, "alpha": 16})],
@@ -175,8 +182,13 @@ def variants() -> tuple[Variant, ...]:
 
 
 def variant(name: str) -> Variant:
-    """One of `variants()` by its name."""
-    return next(v for v in variants() if v.name == name)
+    """One of `variants()`, or of the GPU's own, by its name."""
+    return next(v for v in (*variants(), *_gpu_variants()) if v.name == name)
+
+
+@functools.cache
+def _gpu_variants() -> tuple[Variant, ...]:
+    return tuple(Variant(name, config, fields, *_bound(config, fields)) for name, config, fields in GPU_ROWS)
 
 
 def _layer_cases(quick: bool) -> Iterator[Case]:

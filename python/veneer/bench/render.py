@@ -26,7 +26,7 @@ def _table(head: list[str], lines: list[list[str]], left: int = 1) -> list[str]:
 
 
 def _targets(data: dict[str, Any]) -> list[str]:
-    amx = bool(data["provenance"]["amx"])
+    as_set = targets.as_set(data["provenance"])
     lines = [
         [
             line.case,
@@ -36,13 +36,13 @@ def _targets(data: dict[str, Any]) -> list[str]:
             line.dense,
             " ".join("-" if r is None else "yes" if r else "no" for r in line.reached),
         ]
-        for line in targets.table(data["rows"], amx)
+        for line in targets.table(data["rows"], as_set)
     ]
     if not lines:
         return []
     note = (
         ""
-        if amx
+        if as_set
         else " This processor has no AMX: the bfloat16 targets are a quarter of HF PEFT's tax in the same run."
     )
     return [

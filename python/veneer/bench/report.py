@@ -19,7 +19,7 @@ from veneer.bench.timing import FEW, NOISY
 def console() -> Console:
     """Wide enough for the table where the output is no terminal."""
     made = Console(highlight=False)
-    return made if made.is_terminal else Console(highlight=False, width=150)
+    return made if made.is_terminal else Console(highlight=False, width=170)
 
 
 def percent(value: float | None) -> str:
@@ -38,7 +38,17 @@ def _number(value: float | None, form: str = ".2f") -> str:
 
 
 TIMES = ["step ms", "tax min", "tax median", "95 %", "forward", "backward", "/ plain", "/ peft"]
-REST = ["saved MiB", "added MiB", "peak MiB", "trained", "must add ms", "adds ms", "of roofline"]
+REST = [
+    "saved MiB",
+    "added MiB",
+    "peak MiB",
+    "trained",
+    "must add ms",
+    "adds ms",
+    "of roofline",
+    "host ms",
+    "copy of x ms",
+]
 
 
 def times(row: dict[str, Any]) -> list[str]:
@@ -69,6 +79,8 @@ def rest(row: dict[str, Any]) -> list[str]:
         _number(row["bound_ms"]),
         _number(row["added_ms"]),
         percent(row["roofline"]),
+        _number(row.get("host_ms")),
+        _number(row.get("copy_ms"), ".3f"),
     ]
 
 
@@ -141,12 +153,12 @@ def case_line(rows: list[dict[str, Any]]) -> Text:
 
 def target_table(rows: list[dict[str, Any]], provenance: dict[str, Any]) -> Table:
     """The table of issue 5 with our column."""
-    amx = bool(provenance.get("amx"))
+    as_set = targets.as_set(provenance)
     title = f"targets (median of paired ratios). {targets.DENSE_NOTE}" + (
-        "" if amx else "; no AMX here: the bf16 targets are a quarter of HF PEFT's tax in this run"
+        "" if as_set else "; no AMX here: the bf16 targets are a quarter of HF PEFT's tax in this run"
     )
     table = Table("case", "peer now", "target", "ours", "dense", "", title=title, title_justify="left")
-    for line in targets.table(rows, amx):
+    for line in targets.table(rows, as_set):
         marks = " ".join("-" if r is None else "reached" if r else "missed" for r in line.reached)
         style = "red" if False in line.reached else "green"
         table.add_row(line.case, line.peer, line.target, line.ours, line.dense, Text(marks, style=style))

@@ -37,7 +37,16 @@ class Settings:
     compiled: bool = False
 
     def budget(self, case: Case) -> float:
-        return 0.3 if self.quick else 30.0 if case.model else 10.0
+        if self.quick:
+            return 0.3
+        if self.device.type == "cuda":  # where a round takes milliseconds
+            return 8.0 if case.model else 4.0
+        return 30.0 if case.model else 10.0
+
+    @property
+    def most(self) -> int:
+        """Rounds of a case at most."""
+        return 300 if self.device.type == "cuda" else 80
 
     @property
     def fewest(self) -> int:
@@ -94,6 +103,8 @@ class Row:
     step_tax_high: float | None = None
     step_over_plain: float | None = None  # median of paired ratios of times
     step_over_peft: float | None = None
+    host_ms: float | None = None  # on a GPU: until the host has issued the step, median
+    copy_ms: float | None = None  # of a layer: a copy of its input at the bandwidth measured
     noise_points: float | None = (
         None  # the floor against itself, in points: the worst of minimum, median, half the interval
     )
@@ -199,6 +210,8 @@ def _measured(case: Case, ground: Field, settings: Settings, constants: Constant
         rounds=settings.repeats,
         budget=settings.budget(case),
         at_least=settings.fewest,
+        at_most=settings.most,
+        ahead=not case.model,
     )
     floor = times[FLOOR]
     against_itself = timing.tax(times[FLOOR_AGAIN]["step"], floor["step"])
@@ -219,6 +232,8 @@ def _measured(case: Case, ground: Field, settings: Settings, constants: Constant
             note=contender.note or None,
         )
         _put_times(row, times, name)
+        if constants is not None and not case.model:
+            row.copy_ms = 2e3 * ground.sample.args[0].nbytes / constants.copy
         _put_memory(row, kept[name], kept[FLOOR], contender)
         if name in ground.agreement:
             agreement = ground.agreement[name]
@@ -246,6 +261,8 @@ def _put_times(row: Row, times: timing.Times, name: str) -> None:
                 ("high", found.high),
             ):
                 setattr(row, f"{phase}_tax_{key}", value)
+    if timing.HOST in times[name]:
+        row.host_ms = 1e3 * float(np.median(times[name][timing.HOST]))
     for other, key in ((PLAIN, "step_over_plain"), (PEER, "step_over_peft")):
         if other in times and name not in (other, FLOOR, FLOOR_AGAIN):
             setattr(row, key, float(np.median(times[name]["step"] / times[other]["step"])))

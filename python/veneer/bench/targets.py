@@ -1,6 +1,7 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""The targets on the CPU, of the kernels and of the structured matrices, as a preset of cases and as a table."""
+"""The targets on the CPU, of the kernels and of the structured matrices, and those on a GPU, as a preset of cases and as a
+table."""
 
 from __future__ import annotations
 
@@ -60,8 +61,41 @@ def _both(line: str, name: str, peer: tuple[float | None, ...], target: Relative
     return [Target(line, case, was, target, beside=beside) for case, was in zip(cases, peer, strict=True)]
 
 
-def targets() -> list[Target]:
-    """The table, a line of it at a time; cases with p = 0 and 0.1, or two precisions, share a line."""
+def targets(device: str = "cpu") -> list[Target]:
+    """The table of a device, a line of it at a time; cases with p = 0 and 0.1, or two precisions, share a line."""
+    return _on_a_gpu() if device == "cuda" else _on_the_cpu()
+
+
+def _large(name: str, p: float = 0.0, d: int = 4096) -> Case:
+    """A layer that keeps a GPU busy."""
+    return _layer(name, d, d, "bfloat16", p, 8192)
+
+
+def _on_a_gpu() -> list[Target]:
+    where = "4096x4096, N = 8192, bf16"
+    lora = f"LoRA r 16, {where}, p = 0 / 0.1"
+    return [
+        Target(lora, _large("lora-r16"), None, 0.15),
+        Target(lora, _large("lora-r16", DROPOUT), None, 0.20),
+        Target(f"DoRA r 16, {where}", _large("dora-r16"), None, 0.25),
+        Target(f"circulant, {where}, against C3A of one block", _large("circulant-single"), None, 0.50),
+        Target(f"bottleneck r 64, {where}, over one copy forward and backward", _large("bottleneck-r64"), None, 0.50),
+    ]
+
+
+def _without_target(device: str) -> list[Case]:
+    """What is measured with a device's targets: there is no target yet."""
+    if device != "cuda":
+        return []
+    adapters = [("lora-r16", 0.0), ("lora-r16", DROPOUT), ("dora-r16", 0.0), ("circulant-single", 0.0)]
+    models = [
+        Case(variant(name), "bfloat16", "float32", p, model="minilm-random", targets="all") for name, p in adapters
+    ]
+    small = [_large(name, p, d=768) for name, p in [*adapters, ("bottleneck-r64", 0.0), ("ia3", 0.0)]]
+    return [_large("ia3"), *small, *models]
+
+
+def _on_the_cpu() -> list[Target]:
     lora, dora, ring = "lora-r8", "dora-r8", "circulant-single"
     bf16 = "bfloat16"
     one = "LoRA 768x768 fp32, p = 0 / 0.1"
@@ -128,13 +162,18 @@ def targets() -> list[Target]:
     ]
 
 
-def target_cases() -> list[Case]:
-    """The preset: each case once, and those that a target is relative to."""
+def target_cases(device: str = "cpu") -> list[Case]:
+    """The preset of a device: each case once, and those that a target is relative to."""
     found: dict[str, Case] = {}
-    for target in targets():
+    for target in targets(device):
         of = [target.target.case(target.case)] if isinstance(target.target, Relative) else []
         found |= {case.id: case for case in [*of, target.case]}
-    return list(found.values())
+    return [*found.values(), *_without_target(device)]
+
+
+def as_set(provenance: dict[str, Any]) -> bool:
+    """Whether the bfloat16 targets hold as they were set: on a GPU, or on a processor with AMX."""
+    return provenance["device"] == "cuda" or bool(provenance.get("amx"))
 
 
 def _read(row: dict[str, Any] | None, target: Target) -> float | None:
@@ -186,11 +225,11 @@ class Line:
 
 
 def table(rows: list[dict[str, Any]], amx: bool) -> list[Line]:
-    """The lines of which at least one figure was measured."""
+    """The lines of which at least one figure was measured. `amx`: whether the bfloat16 targets hold (`as_set`)."""
     found: Rows = {(row["id"], row["contender"]): row for row in rows}
     lines: dict[str, list[tuple[str, str, str, str, bool | None]]] = {}
     measured: set[str] = set()
-    for target in targets():
+    for target in targets(rows[0]["device"] if rows else "cpu"):
         ours = _read(found.get((target.case.id, OURS)), target)
         beside = found.get((target.case.id, target.beside))
         peer = 1.0 if target.measure == "step_over_plain" and beside else _read(beside, target)

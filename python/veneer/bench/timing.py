@@ -17,6 +17,7 @@ import torch
 from veneer.bench.contender import Contender, Sample
 
 PHASES = ("forward", "backward", "step")  # step: forward, backward, and the optimizer where there is one
+HOST = "host"  # of a GPU's times: until the host has issued the step
 NOISY = 3.0  # points of tax that the floor may differ from itself
 FEW = 8  # with fewer rounds neither a median nor the noise is worth much
 
@@ -50,6 +51,8 @@ def no_gc(collect: bool = True) -> Iterator[None]:
 class _HostClock:
     """Marks on the CPU: operators have ended when they return."""
 
+    warm = 0.0  # seconds of warm-up at least
+
     def prepare(self) -> None:
         pass
 
@@ -62,15 +65,30 @@ class _HostClock:
 
 
 class _CudaClock:
-    """Events on the stream. Before each contender the device is idle and its L2 cache holds nobody's data."""
+    """Events on the stream. Before each contender its L2 cache holds nobody's data. With `ahead`, the device spins until
+    the host has issued the whole step, as it is busy with other layers in a model: then the events bound work alone. Without, it
+    is idle, and waits for the host wherever that is slower."""
 
-    def __init__(self, device: torch.device) -> None:
+    warm = 0.5  # clocks rise under load
+    longest = 0.02  # seconds to spin
+    cycles = 2e9  # in a second, about
+
+    def __init__(self, device: torch.device, ahead: bool) -> None:
         size = torch.cuda.get_device_properties(device).L2_cache_size
         self._flush = torch.empty(2 * max(size, 1 << 20), dtype=torch.int8, device=device)
+        self._ahead, self._spin = ahead, self.longest
+
+    def issued(self, seconds: float) -> None:
+        """Tells how long the host takes for a step at most."""
+        self._spin = min(2 * seconds + 1e-4, self.longest)
 
     def prepare(self) -> None:
-        self._flush.zero_()
         torch.cuda.synchronize()
+        self._flush.zero_()
+        if self._ahead:
+            torch.cuda._sleep(int(self._spin * self.cycles))
+        else:
+            torch.cuda.synchronize()
 
     def mark(self) -> torch.cuda.Event:
         event = torch.cuda.Event(enable_timing=True)
@@ -93,6 +111,7 @@ def interleave(
     warm_up: int = 3,
     at_least: int = FEW,
     at_most: int = 80,
+    ahead: bool = True,
 ) -> Times:
     """Times all contenders in turn.
 
@@ -102,17 +121,22 @@ def interleave(
         device: where they run.
         rounds: how often each runs; by default as many as fit into `budget` seconds, within `at_least` and `at_most`.
         budget: seconds.
-        warm_up: rounds before, not counted; one where a round takes long.
+        warm_up: rounds before, not counted; one where a round takes long, more where a GPU is not yet warm.
         at_least: fewest rounds, unless they take six budgets; never less than three.
         at_most: most rounds.
+        ahead: on a GPU, whether the host is ahead of it, as it is in a large model. Then times are of the device alone,
+            and the host's are told beside them.
     """
-    clock = _CudaClock(device) if device.type == "cuda" else _HostClock()
-    times: Times = {c.name: {phase: [] for phase in PHASES} for c in contenders}
+    cuda = device.type == "cuda"
+    clock = _CudaClock(device, ahead) if cuda else _HostClock()
+    phases = (*PHASES, HOST) if cuda else PHASES
+    times: Times = {c.name: {phase: [] for phase in phases} for c in contenders}
     sequence = orders(len(contenders))
 
     def once(contender: Contender) -> list[float]:
         contender.clear(sample)
         clock.prepare()
+        began = time.perf_counter()
         start = clock.mark()
         out = contender.forward(sample)
         middle = clock.mark()
@@ -120,23 +144,28 @@ def interleave(
         late = clock.mark()
         contender.finish()
         end = clock.mark()
+        host = time.perf_counter() - began
         seconds = clock.seconds([start, middle, late, end])
-        return [seconds[0], seconds[1], sum(seconds)]
+        return [seconds[0], seconds[1], sum(seconds), host]
 
     with no_gc():
-        for i in range(warm_up):
+        cold = time.perf_counter()
+        for i in itertools.count():
             began = time.perf_counter()
-            for index in sequence[i % len(sequence)]:
-                once(contenders[index])
-            round_takes = time.perf_counter() - began
-            if round_takes > budget / 3:
-                break  # slow enough to be warm
+            host = max(once(contenders[index])[-1] for index in sequence[i % len(sequence)])
+            now = time.perf_counter()
+            round_takes = now - began
+            if cuda:
+                clock.issued(host)
+            slow = round_takes > budget / 3 and not cuda  # slow enough to be warm
+            if slow or (i + 1 >= warm_up and now - cold >= clock.warm):
+                break
         if rounds is None:
             affordable = max(3, min(at_least, int(6 * budget / round_takes)))
             rounds = int(min(max(budget / round_takes, affordable), at_most))
         for i in range(rounds):
             for index in sequence[i % len(sequence)]:
-                for phase, seconds in zip(PHASES, once(contenders[index]), strict=True):
+                for phase, seconds in zip(phases, once(contenders[index]), strict=False):
                     times[contenders[index].name][phase].append(seconds)
     for contender in contenders:
         contender.clear(sample)

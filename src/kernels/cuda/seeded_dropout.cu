@@ -1,31 +1,11 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-#include <cuda_runtime.h>
-
-#include <type_traits>
-
 #include "kernels/cuda/seeded_dropout.h"
+
+#include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {
-
-__device__ float wide(float value) { return value; }
-__device__ double wide(double value) { return value; }
-__device__ float wide(Bf16 value) { return __bfloat162float(__ushort_as_bfloat16(value.bits)); }
-__device__ float wide(Fp16 value) { return __half2float(__ushort_as_half(value.bits)); }
-
-template <class T, class Wide>
-__device__ T narrow(Wide value) {
-  if constexpr (sizeof(T) == sizeof(Wide)) {
-    return value;
-  } else if constexpr (std::is_same_v<T, Bf16>) {
-    return {__bfloat16_as_ushort(__float2bfloat16_rn(value))};
-  } else {
-    return {__half_as_ushort(__float2half_rn(value))};
-  }
-}
 
 // A block of threads takes a block of elements: one key, one word a thread, two elements a word.
 template <class T>

@@ -1,0 +1,82 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "core/products.h"
+
+#include <ATen/ATen.h>
+
+#include "device/thin.h"
+#include "veneer/dropout.h"
+#include "veneer/numeric.h"
+
+namespace veneer {
+namespace {
+
+// Sums of this many rows at most are held once for each strip of a CPU.
+constexpr int64_t few = 64;
+
+// Whether the kernels of a GPU serve: measured on an H100, the libraries are faster for wider factors, but where a mask
+// would have to be written for them.
+bool by_kernel(const Dropped& x, int64_t rank) {
+  constexpr int64_t widest = 32;
+  return (x.seed.defined() || rank <= widest) && device::takes_thin(x.x, rank);
+}
+
+// t * scale; t is nobody else's.
+at::Tensor scaled(const at::Tensor& t, double scale) { return scale == 1.0 ? t : t.mul_(scale); }
+
+}  // namespace
+
+at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale) {
+  if (by_kernel(x, factor.sym_size(0).guard_int(__FILE__, __LINE__))) {
+    return device::reduced(x, factor, scale);
+  }
+  // Thin products are fast where both are read along their rows.
+  const at::Tensor turned = factor.stride(1) == 1 ? factor.t() : factor.contiguous().t();
+  if (!x.seed.defined()) return scaled(at::mm(x.x, turned), scale);
+  const at::Tensor h = at::empty_symint({x.x.sym_size(0), factor.sym_size(0)}, x.x.options());
+  by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t) {
+    at::Tensor part = h.narrow(0, begin, end - begin);
+    at::mm_out(part, x.part(begin, end), turned);
+  });
+  return scaled(h, scale);
+}
+
+at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool rounded) {
+  const int64_t r = left.sym_size(1).guard_int(__FILE__, __LINE__);
+  if (by_kernel(x, r)) return device::summed(x, left, scale, rounded);
+  if (!x.seed.defined()) return scaled(at::mm(left.t(), x.x), scale);
+  if (r > few) return scaled(at::mm(left.t(), x.part(0, x.x.size(0))), scale);
+  const at::Tensor sums = at::zeros({row_strips, r, x.x.size(1)}, x.x.options());
+  by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t strip) {
+    sums.select(0, strip).addmm_(left.narrow(0, begin, end - begin).t(), x.part(begin, end));
+  });
+  return scaled(sums.sum(0), scale);
+}
+
+std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,
+                                                 double scale, double sum_scale, bool rounded) {
+  if (by_kernel({x}, factor.size(0))) return device::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
+  return {reduce({x}, factor, scale), sum_rows({x}, left, sum_scale, rounded).t().contiguous()};
+}
+
+at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
+                  const at::Tensor& bias, const at::Tensor& base) {
+  const at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());
+  if (device::takes_thin(y, factor.sym_size(0).guard_int(__FILE__, __LINE__))) {
+    return device::expanded(h, factor, scale, mask, bias, base);
+  }
+  if (mask.seed.defined()) {
+    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
+      const at::Tensor part = scaled(at::mm(h.narrow(0, begin, end - begin), factor), scale);
+      seeded_dropout_part(y.narrow(0, begin, end - begin), part, mask.seed, mask.p, begin * y.size(1), false);
+    });
+    return y;
+  }
+  if (base.defined()) {
+    const at::Tensor sum = at::addmm(base, h, factor, 1.0, scale);
+    return bias.defined() ? sum.add_(bias) : sum;
+  }
+  return bias.defined() ? at::addmm(bias, h, factor, 1.0, scale) : y.addmm_(h, factor, 0.0, scale);
+}
+
+}  // namespace veneer

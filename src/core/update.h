@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// A structured update of a linear layer with its gradients written out: what the fused paths of methods are made of.
+// Runs below autograd, on tensors that are real or meta, in one dtype but for the parameters.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include <vector>
+
+#include "core/dropped.h"
+#include "veneer/matrix.h"
+
+namespace veneer {
+
+// What is updated, all frozen: the layer x W^T + b, or an output that somebody else made; or nothing, which is zero.
+struct Base {
+  at::Tensor weight;  // [d_out, d_in], or
+  at::Tensor y;       // [N, d_out], contiguous
+  at::Tensor bias;    // [d_out], added in any case
+};
+
+// base + scale * dropout(x) M^T. x is kept by the caller; the update keeps nothing, of factors h = scale * dropout(x)
+// A^T [N, r], and computes the rest again.
+class Update {
+ public:
+  // `merge_factors`: whether a matrix in two factors is worth adding to the weight too, see `merges`.
+  Update(const Matrix& matrix, const Params& params, double scale, bool merge_factors = false)
+      : matrix_(matrix), params_(params), scale_(scale), merge_factors_(merge_factors) {}
+
+  // Whether W + scale * M is built, which saves products: for many rows, and not in 16 bits, where a small update would
+  // be lost in the sum.
+  bool merges(const Dropped& x, const Base& base) const;
+
+  // The output [N, d_out], a fresh tensor, and after it what backward wants.
+  std::vector<at::Tensor> forward(const Dropped& x, const Base& base) const;
+
+  // From dy [N, d_out], contiguous, the gradients of the tensors of the parameters, in their order and dtypes,
+  // undefined for frozen ones; and after them, where it is wanted, that of x. The gradient of base.y, which is dy, and
+  // base.y itself are not needed. Where it merges, and only there, the rows of the layer's weight may be scaled by
+  // `gain` [d_out], in float32 at least.
+  std::vector<at::Tensor> backward(const at::Tensor& dy, const Dropped& x, const Base& base,
+                                   const std::vector<at::Tensor>& kept, bool wants_x,
+                                   const at::Tensor& gain = {}) const;
+
+ private:
+  const Matrix& matrix_;
+  const Params& params_;
+  double scale_;
+  bool merge_factors_;
+};
+
+// Zeros for trained parameters that nothing gave a gradient.
+void fill_with_zeros(std::vector<at::Tensor>& gradients, const Params& params);
+
+}  // namespace veneer

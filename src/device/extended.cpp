@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "device/extended.h"
+
+#include <ATen/ATen.h>
+
+#include "device/plain.h"
+
+#if VENEER_WITH_CUDA
+#include "device/launch.h"
+#include "kernels/cuda/extended_product.h"
+#endif
+
+namespace veneer::device {
+
+#if VENEER_WITH_CUDA
+
+namespace {
+
+namespace cuda = kernels::cuda;
+
+bool is_aligned(const at::Tensor& t) {
+  return t.is_contiguous() && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+}
+
+at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
+                   const at::Tensor& bias, bool forward) {
+  const c10::cuda::CUDAGuard guard(x.device());
+  const int64_t columns = weight.size(forward ? 0 : 1);
+  const at::Tensor y = at::empty({x.size(0), columns}, x.options());
+  const at::Tensor left = aligned(h), factor = aligned(p), shift = aligned(bias);
+  for_16_bit(x.scalar_type(), [&]<class T>(T) {
+    const cuda::ExtendedProduct<T> call{in<T>(x),  in<T>(weight), in<T>(left), in<T>(factor), in<T>(shift), out<T>(y),
+                                        x.size(0), x.size(1),     columns,     h.size(1),     forward};
+    check(cuda::extended_product(call, stream()));
+  });
+  return y;
+}
+
+}  // namespace
+
+bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank) {
+  return on_gpu(x) && on_gpu(weight) && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf) &&
+         is_aligned(x) && is_aligned(weight) && cuda::extended_product_built() &&
+         cuda::extended_product_supported(at::cuda::getDeviceProperties(x.get_device())->major, weight.size(1),
+                                          weight.size(0), rank);
+}
+
+at::Tensor extended(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
+                    const at::Tensor& bias) {
+  return product(x, weight, h, p, bias, /*forward=*/true);
+}
+
+at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p) {
+  return product(dy, weight, h, p, {}, /*forward=*/false);
+}
+
+#else
+
+bool takes_extended(const at::Tensor&, const at::Tensor&, int64_t) { return false; }
+at::Tensor extended(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) {
+  TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels");
+}
+at::Tensor extended_turned(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) {
+  TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels");
+}
+
+#endif
+
+}  // namespace veneer::device

@@ -1,0 +1,20 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// A frozen layer's product with a low-rank update in the same sum (kernels/cuda/extended_product.h). Without gradients.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace veneer::device {
+
+// Whether there is a kernel for x W^T, or x W with `turned`, and an update of that rank that is added in the same sum:
+// on a GPU of compute capability 9.0, for contiguous 16-bit matrices with sizes that are multiples of 8.
+bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank);
+
+// x weight^T + h p^T + bias: x [N, d_in], weight [d_out, d_in], h [N, r], p [d_out, r], bias [d_out] or undefined.
+at::Tensor extended(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
+                    const at::Tensor& bias);
+// dy weight + h p: dy [N, d_out], weight [d_out, d_in], h [N, r], p [r, d_in].
+at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p);
+
+}  // namespace veneer::device

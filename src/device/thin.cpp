@@ -1,0 +1,141 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "device/thin.h"
+
+#include <ATen/ATen.h>
+
+#include "device/plain.h"
+
+#if VENEER_WITH_CUDA
+#include "device/launch.h"
+#include "kernels/cuda/row_norms.h"
+#include "kernels/cuda/thin_products.h"
+#include "veneer/dropout.h"
+#include "veneer/numeric.h"
+#endif
+
+namespace veneer::device {
+
+#if VENEER_WITH_CUDA
+
+namespace {
+
+namespace cuda = kernels::cuda;
+
+cuda::Mask mask_of(const Dropped& x) {
+  if (!x.seed.defined()) return {};
+  return {x.seed.const_data_ptr<int64_t>(), dropout_threshold(x.p)};
+}
+
+// What the numbers that are kept are divided by.
+double kept_scale(const Dropped& x) { return x.seed.defined() ? dropout_scale(x.p) : 1.0; }
+
+std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
+                                         double scale, double sum_scale, bool rounded, bool turned) {
+  const c10::cuda::CUDAGuard guard(x.x.device());
+  const int64_t n = x.x.size(0), d = x.x.size(1), r = factor.defined() ? factor.size(0) : left.size(1);
+  const at::Tensor h = factor.defined() ? at::empty({n, r}, x.x.options()) : at::Tensor();
+  const auto sums_type = x.x.options().dtype(rounded ? x.x.scalar_type() : at::kFloat);
+  const std::vector<int64_t> sizes = turned ? std::vector<int64_t>{d, r} : std::vector<int64_t>{r, d};
+  const at::Tensor sums = !left.defined() ? at::Tensor()
+                          : n == 0        ? at::zeros(sizes, sums_type)
+                                          : at::empty(sizes, sums_type);
+  TORCH_INTERNAL_ASSERT(!left.defined() || left.is_contiguous());
+  for_16_bit(x.x.scalar_type(), [&]<class T>(T) {
+    cuda::ThinReduction<T> call{};
+    call.x = in<T>(x.x), call.n = n, call.d = d, call.r = r, call.mask = mask_of(x);
+    call.factor = in<T>(factor), call.h = out<T>(h), call.h_scale = static_cast<float>(scale * kept_scale(x));
+    call.left = in<T>(left), call.turned = turned;
+    rounded ? void(call.rounded_sums = out<T>(sums)) : void(call.sums = out<float>(sums));
+    call.sums_scale = static_cast<float>(sum_scale * kept_scale(x));
+    if (factor.defined()) call.factor_row = factor.stride(0), call.factor_column = factor.stride(1);
+    const at::Tensor space = workspace(cuda::thin_reduction_bytes(call, processors()), x.x);
+    call.workspace = space.mutable_data_ptr();
+    check(cuda::thin_reduction(call, processors(), stream()));
+  });
+  return {h, sums};
+}
+
+}  // namespace
+
+bool takes_thin(const at::Tensor& x, int64_t rank) {
+  return on_gpu(x) && x.dim() == 2 && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf) &&
+         x.is_contiguous() && x.size(0) < (int64_t{1} << 30) && rank > 0 && rank <= cuda::thin_rank &&
+         cuda::thin_rows(x.const_data_ptr(), x.size(1)) &&
+         at::cuda::getDeviceProperties(x.get_device())->sharedMemPerBlockOptin >= cuda::thin_shared_bytes;
+}
+
+at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale) {
+  return reduce(x, factor, {}, scale, 1.0, false, false).first;
+}
+
+at::Tensor summed(const Dropped& x, const at::Tensor& left, double scale, bool rounded) {
+  return reduce(x, {}, left, 1.0, scale, rounded, false).second;
+}
+
+std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
+                                                     double scale, double sum_scale, bool rounded) {
+  return reduce(x, factor, left, scale, sum_scale, rounded, true);
+}
+
+at::Tensor expanded(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
+                    const at::Tensor& bias, const at::Tensor& base) {
+  const c10::cuda::CUDAGuard guard(h.device());
+  const int64_t n = h.size(0), r = h.size(1), d = factor.size(1);
+  const at::Tensor y = at::empty({n, d}, h.options());
+  const at::Tensor shift = aligned(bias), under = aligned(base);
+  TORCH_INTERNAL_ASSERT(h.is_contiguous());
+  for_16_bit(h.scalar_type(), [&]<class T>(T) {
+    const cuda::ThinExpansion<T> call{in<T>(h),
+                                      n,
+                                      d,
+                                      r,
+                                      mask_of(mask),
+                                      in<T>(factor),
+                                      factor.stride(0),
+                                      factor.stride(1),
+                                      static_cast<float>(scale * kept_scale(mask)),
+                                      in<T>(shift),
+                                      in<T>(under),
+                                      out<T>(y)};
+    check(cuda::thin_expansion(call, processors(), stream()));
+  });
+  return y;
+}
+
+at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale) {
+  const c10::cuda::CUDAGuard guard(weight.device());
+  const at::Tensor factor = aligned(as(a, weight)), up = as(b, weight).contiguous();
+  const at::Tensor cross = reduced({weight}, factor, 1.0), square = reduced({factor}, factor, 1.0);
+  const at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kFloat));
+  for_16_bit(weight.scalar_type(), [&]<class T>(T) {
+    const cuda::RowNorms<T> call{in<T>(weight),    weight.size(0), weight.size(1), in<T>(cross),
+                                 in<T>(square),    in<T>(up),      up.size(1),     static_cast<float>(scale),
+                                 out<float>(norms)};
+    check(cuda::row_norms(call, stream()));
+  });
+  return norms;
+}
+
+#else
+
+namespace {
+[[noreturn]] void absent() { TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels"); }
+}  // namespace
+
+bool takes_thin(const at::Tensor&, int64_t) { return false; }
+at::Tensor reduced(const Dropped&, const at::Tensor&, double) { absent(); }
+at::Tensor summed(const Dropped&, const at::Tensor&, double, bool) { absent(); }
+std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped&, const at::Tensor&, const at::Tensor&, double,
+                                                     double, bool) {
+  absent();
+}
+at::Tensor expanded(const at::Tensor&, const at::Tensor&, double, const Dropped&, const at::Tensor&,
+                    const at::Tensor&) {
+  absent();
+}
+at::Tensor row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double) { absent(); }
+
+#endif
+
+}  // namespace veneer::device

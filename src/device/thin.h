@@ -1,0 +1,34 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// The thin products of a low-rank update on a GPU, each in one pass over its large matrix
+// (kernels/cuda/thin_products.h). Without gradients. Sums are float32; results are the same from run to run.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+#include "core/dropped.h"
+
+namespace veneer::device {
+
+// Whether there are kernels for products of x [N, d] with matrices [rank, d]: for contiguous rows of 16-bit numbers on
+// a GPU with enough shared memory, d a multiple of 8, and a small rank.
+bool takes_thin(const at::Tensor& x, int64_t rank);
+
+// All below need takes_thin of their large matrix. Factors [r, d] may have any strides; h and left [N, r] are
+// contiguous; all are in x's dtype.
+// scale * dropout(x) factor^T, [N, r].
+at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale);
+// scale * left^T dropout(x), [r, d] in float32, or in x's dtype.
+at::Tensor summed(const Dropped& x, const at::Tensor& left, double scale, bool rounded);
+// Both of them, the second turned: [N, r] and [d, r].
+std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
+                                                     double scale, double sum_scale, bool rounded);
+// base + bias + scale * h factor, [N, d], the product with the mask that `mask` has (its x tells N and d, and is not
+// read); base [N, d] and bias [d] may be undefined.
+at::Tensor expanded(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
+                    const at::Tensor& bias = {}, const at::Tensor& base = {});
+
+// The norms [d_out] of the rows of weight [d_out, d_in] + scale * b a, in float32: a [rank, d_in], b [d_out, rank].
+at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale);
+
+}  // namespace veneer::device

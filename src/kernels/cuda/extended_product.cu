@@ -1,0 +1,398 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// y = x w + h p as one product of depth K + R. A block's last warpgroup copies tiles of 64 of the depth into a ring in
+// shared memory, h and p first; the other two each multiply 64 rows of them. Blocks stay and take one tile of y after
+// another, so the ring fills for the next tile while the last one is stored. The blocks of a cluster have the same
+// columns, and each copies its part of w for all.
+#include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
+#include <cuda_runtime.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "kernels/cuda/extended_product.h"
+#include "kernels/cuda/hopper.h"
+
+namespace veneer::kernels::cuda {
+namespace {
+
+constexpr int workers = 2;  // warpgroups that multiply
+constexpr int threads = (workers + 1) * 128;
+constexpr int slab = 64;  // rows of a worker; also depth of a tile and columns of a store: 128 bytes
+constexpr int tile_rows = workers * slab;
+constexpr int row_bytes = slab * 2;
+constexpr int slab_bytes = slab * row_bytes;
+constexpr int alignment = 1024;  // of what the 128-byte swizzle is in
+constexpr int shared_limit = 232448;
+
+template <int columns>
+struct Layout {
+  static constexpr int x_bytes = tile_rows * row_bytes;
+  static constexpr int w_bytes = columns * row_bytes;
+  static constexpr int stage_bytes = x_bytes + w_bytes;
+  static constexpr int stored_bytes = workers * 2 * slab_bytes;
+  static constexpr int room = shared_limit - alignment - stored_bytes;
+  static constexpr int stages = room / (stage_bytes + 16);  // 16: two barriers
+  static constexpr int stored = stages * stage_bytes;
+  static constexpr int barriers = stored + stored_bytes;
+  static constexpr int bytes = alignment + barriers + stages * 16;
+};
+
+struct Maps {
+  CUtensorMap x, w, h, p, y;
+};
+
+struct Shape {
+  int rows, columns;
+  int blocks;                   // of the depth, without the rank
+  int steps;                    // of 16, of the rank
+  int row_tiles, column_tiles;  // row_tiles: of a cluster
+};
+
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+// A place in the ring, and how often it was passed, modulo 2.
+template <int stages>
+struct Place {
+  int stage = 0;
+  uint32_t round = 0;
+  __device__ void next() {
+    if (++stage == stages) {
+      stage = 0;
+      round ^= 1;
+    }
+  }
+};
+
+// Bands of so many rows of clusters from top to bottom; in a band column by column. For the L2 cache.
+constexpr int band = 8;
+
+__device__ __forceinline__ void locate(const Shape& shape, int tile, int* row_tile, int* column_tile) {
+  const int first = tile / (band * shape.column_tiles) * band;
+  const int height = min(band, shape.row_tiles - first);
+  const int inside = tile - first * shape.column_tiles;
+  *row_tile = first + inside % height;
+  *column_tile = inside / height;
+}
+
+template <class T>
+__device__ __forceinline__ uint32_t pack(float low, float high) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(pair);
+  } else {
+    const __half2 pair = __floats2half2_rn(low, high);
+    return reinterpret_cast<const uint32_t&>(pair);
+  }
+}
+
+template <class T>
+__device__ __forceinline__ float2 unpack(uint32_t pair) {
+  if constexpr (std::is_same_v<T, Bf16>) {
+    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
+  } else {
+    return __half22float2(reinterpret_cast<const __half2&>(pair));
+  }
+}
+#endif
+
+template <class T, bool forward, int columns, int cluster>
+__global__ void __launch_bounds__(threads, 1)
+    kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const T* bias, [[maybe_unused]] Shape shape) {
+#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
+  using namespace hopper;
+  using L = Layout<columns>;
+  extern __shared__ uint8_t memory[];
+  const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
+  const auto full = [&](int stage) { return ring + L::barriers + stage * 16; };
+  const auto empty = [&](int stage) { return ring + L::barriers + stage * 16 + 8; };
+  const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors
+  const int rank = blockIdx.x % cluster;
+  const int tiles = shape.row_tiles * shape.column_tiles;
+  const int first = blockIdx.x / cluster, stride = gridDim.x / cluster;
+
+  if (threadIdx.x == 0) {
+    for (int stage = 0; stage < L::stages; ++stage) {
+      barrier_init(full(stage), 1);
+      barrier_init(empty(stage), cluster * workers * 4);  // each warp that multiplies
+    }
+    barrier_init_fence();
+  }
+  cluster_sync();
+
+  if (group == workers) {
+    registers_shrink<40>();
+    if (threadIdx.x == workers * 128) {
+      prefetch_map(maps.x);
+      prefetch_map(maps.w);
+      prefetch_map(maps.h);
+      prefetch_map(maps.p);
+      prefetch_map(maps.y);
+      Place<L::stages> place;
+      for (int tile = first; tile < tiles; tile += stride) {
+        int row, column;
+        locate(shape, tile, &row, &column);
+        row = (row * cluster + rank) * tile_rows;
+        column *= columns;
+        for (int block = -1; block < shape.blocks; ++block, place.next()) {
+          const CUtensorMap& left = block < 0 ? maps.h : maps.x;
+          const CUtensorMap& right = block < 0 ? maps.p : maps.w;
+          const int depth = max(block, 0) * slab;
+          const uint32_t x = ring + place.stage * L::stage_bytes, w = x + L::x_bytes, barrier = full(place.stage);
+          const auto share = [&](uint32_t to, int inner, int outer) {
+            if constexpr (cluster == 1) {
+              load_box(to, right, barrier, inner, outer);
+            } else {
+              load_box(to, right, barrier, inner, outer, uint16_t{(1 << cluster) - 1});
+            }
+          };
+          barrier_wait(empty(place.stage), place.round ^ 1);
+          barrier_expect(barrier, L::stage_bytes);  // what is outside a matrix is zeros, and counts
+          load_box(x, left, barrier, depth, row);
+          if constexpr (forward) {
+            share(w + rank * (L::w_bytes / cluster), depth, column + rank * (columns / cluster));
+          } else {
+#pragma unroll
+            for (int part = 0; part < columns / slab; ++part) {
+              share(w + part * slab_bytes + rank * (slab_bytes / cluster), column + part * slab,
+                    depth + rank * (slab / cluster));
+            }
+          }
+        }
+      }
+    }
+  } else {
+    registers_grow<232>();
+    constexpr bool bf16 = std::is_same_v<T, Bf16>;
+    constexpr uint32_t right_leading = forward ? 16 : slab_bytes;
+    constexpr uint32_t left_step = 32 / 16, right_step = (forward ? 32 : 16 * row_bytes) / 16;  // to the next 16 deep
+    const int thread = threadIdx.x % 128, lane = threadIdx.x % 32, warp = thread / 32;
+    const auto release = [&](int stage) {
+      if (lane < cluster) barrier_arrive(empty(stage), lane);
+    };
+    // Where this lane's row of a matrix is stored, in 16 rows of its warp; see hopper::store_matrices.
+    const uint32_t stored = ring + L::stored + group * 2 * slab_bytes;
+    const uint32_t stored_row = (warp * 16 + lane % 16) * row_bytes;
+    int buffer = 0;
+    float sum[columns / 2];
+    Place<L::stages> place;
+    for (int tile = first; tile < tiles; tile += stride) {
+      const auto left = [&] { return matrix_descriptor(ring + place.stage * L::stage_bytes + group * slab_bytes, 16); };
+      const auto right = [&] {
+        return matrix_descriptor(ring + place.stage * L::stage_bytes + L::x_bytes, right_leading);
+      };
+      barrier_wait(full(place.stage), place.round);
+      int low = 0;
+#pragma unroll 1
+      do {  // with its fence and commit in each turn, and never empty: the compiler adds others to other loops
+        product_fence();
+        product<bf16, columns, !forward>(sum, left() + low * left_step, right() + low * right_step, low != 0);
+        product_commit();
+      } while (++low < shape.steps);
+      int before = place.stage;
+      place.next();
+      for (int block = 0; block < shape.blocks; ++block) {
+        barrier_wait(full(place.stage), place.round);
+        product_fence();
+#pragma unroll
+        for (int step = 0; step < slab / 16; ++step) {
+          product<bf16, columns, !forward>(sum, left() + step * left_step, right() + step * right_step, 1);
+        }
+        product_commit();
+        product_wait<1>();
+        release(before);
+        before = place.stage;
+        place.next();
+      }
+
+      int row, column;
+      locate(shape, tile, &row, &column);
+      row = (row * cluster + rank) * tile_rows + group * slab;
+      column *= columns;
+      uint32_t added[columns / 8] = {};
+      if (bias != nullptr) {
+#pragma unroll
+        for (int j = 0; j < columns / 8; ++j) {
+          const int at = min(column + j * 8 + lane % 4 * 2, shape.columns - 2);
+          added[j] = __ldg(reinterpret_cast<const unsigned int*>(bias + at));
+        }
+      }
+      product_wait<0>();
+#pragma unroll
+      for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
+      release(before);
+
+#pragma unroll
+      for (int part = 0; part < columns / slab; ++part) {
+        const uint32_t to = stored + buffer * slab_bytes;
+        if (thread == 0) store_wait_read<1>();  // of the two buffers, this one
+        warpgroup_sync(1 + group);
+#pragma unroll
+        for (int j = 0; j < slab / 8; j += 2) {
+          uint32_t matrix[4];
+#pragma unroll
+          for (int i = 0; i < 4; ++i) {
+            const int at = part * (slab / 8) + j + i / 2;
+            const float2 more = unpack<T>(added[at]);
+            matrix[i] = pack<T>(sum[at * 4 + i % 2 * 2] + more.x, sum[at * 4 + i % 2 * 2 + 1] + more.y);
+          }
+          const int chunk = (j + lane / 16) ^ (lane % 8);  // the 128-byte swizzle: of 16 bytes, by the row modulo 8
+          store_matrices(to + stored_row + chunk * 16, matrix[0], matrix[1], matrix[2], matrix[3]);
+        }
+        async_fence();
+        warpgroup_sync(1 + group);
+        if (thread == 0) {
+          if (row < shape.rows && column + part * slab < shape.columns) {
+            store_box(maps.y, to, column + part * slab, row);
+          }
+          store_commit();
+        }
+        buffer ^= 1;
+      }
+    }
+    if (thread == 0) store_wait_read<0>();
+  }
+  cluster_sync();  // the others may still copy to this block, or arrive at its barriers
+#endif
+}
+
+using Encode = decltype(&cuTensorMapEncodeTiled);
+
+// By the runtime, so that nothing links to the driver.
+Encode encoder() {
+  static const Encode found = [] {
+    void* function = nullptr;
+    cudaDriverEntryPointQueryResult result;
+    const cudaError_t error =
+        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
+    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(function) : nullptr;
+  }();
+  return found;
+}
+
+// A matrix [outer, inner], contiguous, taken in boxes of `high` rows of 64.
+template <class T>
+bool encode(CUtensorMap* map, const T* data, int64_t outer, int64_t inner, int high) {
+  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(inner), static_cast<cuuint64_t>(outer)};
+  const cuuint64_t strides[] = {static_cast<cuuint64_t>(inner) * sizeof(T)};
+  const cuuint32_t box[] = {slab, static_cast<cuuint32_t>(high)};
+  const cuuint32_t steps[] = {1, 1};
+  constexpr auto type = std::is_same_v<T, Bf16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
+  return encoder()(map, type, 2, const_cast<T*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
+                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
+                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
+template <int columns, int cluster, class T>
+int64_t tiles(const ExtendedProduct<T>& call) {
+  return parts(call.rows, tile_rows * cluster) * parts(call.columns, columns);
+}
+
+template <bool forward, int columns, int cluster, class T>
+cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t stream) {
+  const auto function = kernel<T, forward, columns, cluster>;
+  constexpr int bytes = Layout<columns>::bytes;
+  static_assert(bytes <= shared_limit);
+
+  // A body without registers is that of a build without 90a.
+  cudaFuncAttributes attributes;
+  if (const cudaError_t error = cudaFuncGetAttributes(&attributes, function); error != cudaSuccess) return error;
+  if (attributes.numRegs < 64) return cudaErrorNoKernelImageForDevice;
+  if (const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
+      error != cudaSuccess) {
+    return error;
+  }
+
+  Maps maps;
+  const auto& c = call;
+  const bool encoded = encode(&maps.x, c.x, c.rows, c.depth, tile_rows) &&
+                       encode(&maps.h, c.h, c.rows, c.rank, tile_rows) &&
+                       encode(&maps.y, c.y, c.rows, c.columns, slab) &&
+                       (forward ? encode(&maps.w, c.w, c.columns, c.depth, columns / cluster) &&
+                                      encode(&maps.p, c.p, c.columns, c.rank, columns / cluster)
+                                : encode(&maps.w, c.w, c.depth, c.columns, slab / cluster) &&
+                                      encode(&maps.p, c.p, c.rank, c.columns, slab / cluster));
+  if (!encoded) return cudaErrorInvalidValue;
+
+  Shape shape;
+  shape.rows = static_cast<int>(c.rows);
+  shape.columns = static_cast<int>(c.columns);
+  shape.blocks = static_cast<int>(parts(c.depth, slab));
+  shape.steps = static_cast<int>(parts(c.rank, 16));
+  shape.row_tiles = static_cast<int>(parts(c.rows, tile_rows * cluster));
+  shape.column_tiles = static_cast<int>(parts(c.columns, columns));
+
+  cudaLaunchAttribute attribute;
+  attribute.id = cudaLaunchAttributeClusterDimension;
+  attribute.val.clusterDim = {cluster, 1, 1};
+  cudaLaunchConfig_t config = {};
+  const int64_t clusters = std::min<int64_t>(tiles<columns, cluster>(call), std::max(processors / cluster, 1));
+  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
+  config.blockDim = dim3(threads);
+  config.dynamicSmemBytes = bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = 1;
+  return cudaLaunchKernelEx(&config, function, maps, call.bias, shape);
+}
+
+// `columns` of a tile, or 0: those with the least work for the busiest block.
+template <int cluster, class T>
+cudaError_t choose(const ExtendedProduct<T>& call, int columns, int processors, cudaStream_t stream) {
+  if (columns == 0) {
+    const auto work = [&](int64_t count, int64_t width) {
+      constexpr int64_t store = 32;  // a tile's start and end, in columns
+      return parts(count, std::max(processors / cluster, 1)) * (width + store);
+    };
+    const int64_t work_256 = work(tiles<256, cluster>(call), 256), work_192 = work(tiles<192, cluster>(call), 192),
+                  work_128 = work(tiles<128, cluster>(call), 128);
+    columns = work_256 <= std::min(work_192, work_128) ? 256 : work_192 <= work_128 ? 192 : 128;
+  }
+  const auto sized = [&](auto forward) {
+    constexpr bool nt = decltype(forward)::value;
+    if (columns == 256) return launch<nt, 256, cluster>(call, processors, stream);
+    if (columns == 192) return launch<nt, 192, cluster>(call, processors, stream);
+    return launch<nt, 128, cluster>(call, processors, stream);
+  };
+  return call.forward ? sized(std::true_type{}) : sized(std::false_type{});
+}
+
+template <int cluster, class T>
+cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
+  int device, major, processors;
+  cudaError_t error = cudaGetDevice(&device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device);
+  if (error == cudaSuccess) error = cudaDeviceGetAttribute(&processors, cudaDevAttrMultiProcessorCount, device);
+  if (error != cudaSuccess) return error;
+  constexpr int64_t most = int64_t{1} << 30;
+  if (!extended_product_supported(major, call.depth, call.columns, call.rank) || call.rows < 0 || call.rows > most ||
+      tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0) {
+    return cudaErrorInvalidValue;
+  }
+  if (call.rows == 0) return cudaSuccess;
+  if (encoder() == nullptr) return cudaErrorNotSupported;
+  return choose<cluster>(call, columns, processors, static_cast<cudaStream_t>(stream));
+}
+
+}  // namespace
+
+bool extended_product_built() {
+  static const bool built = [] {
+    cudaFuncAttributes attributes;
+    return cudaFuncGetAttributes(&attributes, kernel<Bf16, true, 256, 2>) == cudaSuccess && attributes.numRegs >= 64;
+  }();
+  return built;
+}
+
+template <class T>
+int extended_product(const ExtendedProduct<T>& call, void* stream) {
+  return static_cast<int>(checked<2>(call, 0, stream));
+}
+
+template int extended_product(const ExtendedProduct<Bf16>&, void*);
+template int extended_product(const ExtendedProduct<Fp16>&, void*);
+
+}  // namespace veneer::kernels::cuda

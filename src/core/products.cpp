@@ -61,9 +61,10 @@ std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::
 
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
                   const at::Tensor& bias, const at::Tensor& base) {
-  const at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());
+  at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());
   if (device::takes_thin(y, factor.sym_size(0).guard_int(__FILE__, __LINE__))) {
-    return device::expanded(h, factor, scale, mask, bias, base);
+    device::expand_into(y, h, factor, scale, mask, bias, base);
+    return y;
   }
   if (mask.seed.defined()) {
     by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {

@@ -78,11 +78,10 @@ std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at:
   return reduce(x, factor, left, scale, sum_scale, rounded, true);
 }
 
-at::Tensor expanded(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
-                    const at::Tensor& bias, const at::Tensor& base) {
+void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
+                 const at::Tensor& bias, const at::Tensor& base) {
   const c10::cuda::CUDAGuard guard(h.device());
   const int64_t n = h.size(0), r = h.size(1), d = factor.size(1);
-  const at::Tensor y = at::empty({n, d}, h.options());
   const at::Tensor shift = aligned(bias), under = aligned(base);
   TORCH_INTERNAL_ASSERT(h.is_contiguous());
   for_16_bit(h.scalar_type(), [&]<class T>(T) {
@@ -100,7 +99,6 @@ at::Tensor expanded(const at::Tensor& h, const at::Tensor& factor, double scale,
                                       out<T>(y)};
     check(cuda::thin_expansion(call, processors(), stream()));
   });
-  return y;
 }
 
 at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale) {
@@ -130,8 +128,8 @@ std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped&, const at::T
                                                      double, bool) {
   absent();
 }
-at::Tensor expanded(const at::Tensor&, const at::Tensor&, double, const Dropped&, const at::Tensor&,
-                    const at::Tensor&) {
+void expand_into(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, const Dropped&, const at::Tensor&,
+                 const at::Tensor&) {
   absent();
 }
 at::Tensor row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double) { absent(); }

@@ -23,10 +23,10 @@ at::Tensor summed(const Dropped& x, const at::Tensor& left, double scale, bool r
 // Both of them, the second turned: [N, r] and [d, r].
 std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
                                                      double scale, double sum_scale, bool rounded);
-// base + bias + scale * h factor, [N, d], the product with the mask that `mask` has (its x tells N and d, and is not
+// y [N, d] = base + bias + scale * h factor, the product with the mask that `mask` has (its x tells N and d, and is not
 // read); base [N, d] and bias [d] may be undefined.
-at::Tensor expanded(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
-                    const at::Tensor& bias = {}, const at::Tensor& base = {});
+void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
+                 const at::Tensor& bias, const at::Tensor& base);
 
 // The norms [d_out] of the rows of weight [d_out, d_in] + scale * b a, in float32: a [rank, d_in], b [d_out, rank].
 at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale);

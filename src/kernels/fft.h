@@ -180,7 +180,7 @@ VENEER_HOST_DEVICE inline void butterfly(Complex* z, int index, int length) {
   const Complex w = inverse ? conj(root(offset, length)) : root(offset, length);
   Complex v[N], power = w;
   VENEER_UNROLL
-  for (int j = 0; j < N; ++j) v[j] = z[j * stride];
+  for (int j = 0, place = 0; j < N; ++j, place += stride) v[j] = z[place];
   if constexpr (!inverse) dft<N>(v);
   VENEER_UNROLL
   for (int j = 1; j < N; ++j) {
@@ -189,7 +189,7 @@ VENEER_HOST_DEVICE inline void butterfly(Complex* z, int index, int length) {
   }
   if constexpr (inverse) inverse_dft<N>(v);
   VENEER_UNROLL
-  for (int j = 0; j < N; ++j) z[j * stride] = v[j];
+  for (int j = 0, place = 0; j < N; ++j, place += stride) z[place] = v[j];
 }
 
 }  // namespace veneer::kernels

@@ -14,7 +14,7 @@ namespace veneer::kernels::cuda {
 constexpr int64_t thin_rank = 64;  // the largest rank r
 
 // What they need of a device: shared memory that a block may use. (An A100 has 163 KiB.)
-constexpr int64_t thin_shared_bytes = 163 * 1024;
+constexpr int64_t thin_shared_bytes = int64_t{163} * 1024;
 
 // Whether the kernels take rows of d numbers that start at p.
 inline bool thin_rows(const void* p, int64_t d) { return d % 8 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0; }

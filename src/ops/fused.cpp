@@ -13,6 +13,7 @@
 
 #include "core/recording.h"
 #include "ops/arguments.h"
+#include "veneer/numeric.h"
 
 namespace veneer {
 namespace {
@@ -105,7 +106,10 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     torch::autograd::variable_list all(2);  // of method and options
     all.push_back(wants_x ? results.back() : Tensor());
     all.push_back(has_y ? gradients[0] : Tensor());
-    all.insert(all.end(), 2, Tensor());  // weight and bias are frozen
+    all.push_back(Tensor());  // the weight is frozen
+    // Of what is added to the output, whatever the method does to the rest.
+    const bool wants_bias = saved[3].defined() && saved[3].requires_grad() && gradients[0].defined();
+    all.push_back(wants_bias ? rows(gradients[0]).sum(0) : Tensor());
     all.insert(all.end(), results.begin(), results.begin() + static_cast<int64_t>(count));
     all.insert(all.end(), 2, Tensor());  // of seed and build
     return all;
@@ -163,7 +167,7 @@ bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad(
 bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
   if (!method.fused(in) || composed_only()) return false;
   if (in.y.defined() && method.needs_weight()) return false;  // the op is given one or the other
-  if (!in.y.defined() && (requires_gradient(in.weight) || requires_gradient(in.bias))) return false;
+  if (!in.y.defined() && requires_gradient(in.weight)) return false;
   const auto device = in.x.device().type();
   if (device != at::kCPU && device != at::kCUDA && device != at::kMeta) return false;
   // torch.func, and forward-mode gradients.

@@ -228,3 +228,16 @@ def test_empty_and_odd_inputs(case):
     torch.testing.assert_close(model(x.view(3, 100, -1)), flat.view(3, 100, -1))
     strided = torch.stack([x, x], dim=-1)[..., 0]  # not contiguous
     torch.testing.assert_close(model(strided), flat)
+
+
+@pytest.mark.parametrize("case", CASES)
+def test_a_trained_bias_stays_on_the_fused_path(case):
+    """Its gradient is that of the output, summed over rows."""
+    model, x = make(case)
+    bias = model.get_base_model()[0].base_layer.bias.requires_grad_()
+    for given in (x, x.view(3, 100, -1), x[0]):
+        y = model(given)
+        assert fused(y)
+        upstream = torch.randn_like(y)
+        (gradient,) = torch.autograd.grad(y, bias, upstream)
+        torch.testing.assert_close(gradient, upstream.reshape(-1, y.shape[-1]).sum(0))

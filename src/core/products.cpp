@@ -5,7 +5,6 @@
 #include <ATen/ATen.h>
 
 #include "device/thin.h"
-#include "veneer/dropout.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
@@ -68,8 +67,7 @@ at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, c
   }
   if (mask.seed.defined()) {
     by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
-      const at::Tensor part = scaled(at::mm(h.narrow(0, begin, end - begin), factor), scale);
-      seeded_dropout_part(y.narrow(0, begin, end - begin), part, mask.seed, mask.p, begin * y.size(1), false);
+      mask.put_part(y, scaled(at::mm(h.narrow(0, begin, end - begin), factor), scale), begin);
     });
     return y;
   }

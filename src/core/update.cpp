@@ -34,8 +34,7 @@ at::Tensor fresh(const at::Tensor& t, const at::Tensor& other) {
   return t.is_alias_of(other) ? t.clone(at::MemoryFormat::Contiguous) : t.contiguous();
 }
 
-// What a matrix prepared for products adds to an output, and what it gives of gradients. `merged`: the gradient of x is
-// found with the layer's.
+// What a matrix prepared for products adds to an output, and what it gives of gradients.
 struct Prepared {
   const Matrix& matrix;
   const Tensors& tensors;

@@ -4,20 +4,14 @@
 
 #include <ATen/ATen.h>
 
-#include "device/plain.h"
-
-#if VENEER_WITH_CUDA
 #include "device/launch.h"
 #include "kernels/cuda/circulant.h"
-#endif
 
 namespace veneer::device {
 
 #if VENEER_WITH_CUDA
 
 namespace {
-
-namespace cuda = kernels::cuda;
 
 const kernels::Complex* complex_in(const at::Tensor& t) {
   return static_cast<const kernels::Complex*>(t.const_data_ptr());
@@ -70,11 +64,9 @@ std::pair<at::Tensor, at::Tensor> circulant_gradients(const at::Tensor& x, const
 #else
 
 bool takes_circulant(const at::Tensor&) { return false; }
-at::Tensor circulant_product(const at::Tensor&, const at::Tensor&) {
-  TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels");
-}
+at::Tensor circulant_product(const at::Tensor&, const at::Tensor&) { absent(); }
 std::pair<at::Tensor, at::Tensor> circulant_gradients(const at::Tensor&, const at::Tensor&, const at::Tensor&, bool) {
-  TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels");
+  absent();
 }
 
 #endif

@@ -4,23 +4,13 @@
 
 #include <ATen/ATen.h>
 
-#include "device/plain.h"
-
-#if VENEER_WITH_CUDA
 #include "device/launch.h"
 #include "kernels/cuda/column_scaling.h"
 #include "kernels/cuda/diagonal_sums.h"
-#endif
 
 namespace veneer::device {
 
 #if VENEER_WITH_CUDA
-
-namespace {
-
-namespace cuda = kernels::cuda;
-
-}  // namespace
 
 bool takes_columns(const at::Tensor& y) {
   return on_gpu(y) && y.dim() == 2 && takes_up_to_32_bit(y.scalar_type()) && y.is_contiguous() &&
@@ -64,10 +54,6 @@ bool diagonal_sums(const at::Tensor& m) {
 }
 
 #else
-
-namespace {
-[[noreturn]] void absent() { TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels"); }
-}  // namespace
 
 bool takes_columns(const at::Tensor&) { return false; }
 at::Tensor scaled_columns(const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }

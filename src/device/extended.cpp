@@ -4,24 +4,14 @@
 
 #include <ATen/ATen.h>
 
-#include "device/plain.h"
-
-#if VENEER_WITH_CUDA
 #include "device/launch.h"
 #include "kernels/cuda/extended_product.h"
-#endif
 
 namespace veneer::device {
 
 #if VENEER_WITH_CUDA
 
 namespace {
-
-namespace cuda = kernels::cuda;
-
-bool is_aligned(const at::Tensor& t) {
-  return t.is_contiguous() && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
-}
 
 at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                    const at::Tensor& bias, bool forward) {
@@ -40,8 +30,8 @@ at::Tensor product(const at::Tensor& x, const at::Tensor& weight, const at::Tens
 }  // namespace
 
 bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank) {
-  return on_gpu(x) && on_gpu(weight) && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf) &&
-         is_aligned(x) && is_aligned(weight) && cuda::extended_product_built() &&
+  return on_gpu(x) && on_gpu(weight) && takes_16_bit(x.scalar_type()) && is_aligned(x) && is_aligned(weight) &&
+         cuda::extended_product_built() &&
          cuda::extended_product_supported(at::cuda::getDeviceProperties(x.get_device())->major, weight.size(1),
                                           weight.size(0), rank);
 }
@@ -59,11 +49,9 @@ at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const
 
 bool takes_extended(const at::Tensor&, const at::Tensor&, int64_t) { return false; }
 at::Tensor extended(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) {
-  TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels");
+  absent();
 }
-at::Tensor extended_turned(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) {
-  TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels");
-}
+at::Tensor extended_turned(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
 
 #endif
 

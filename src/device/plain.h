@@ -19,11 +19,13 @@ inline bool on_gpu(const at::Tensor& t) {
   return !t.is_meta() && t.is_cuda() && !t.key_set().has_any(wrapped);
 }
 
-// t contiguous, and where kernels read 16 bytes at once: itself, or a copy. Undefined stays so.
+// Whether kernels may read t 16 bytes at once.
+inline bool is_aligned(const at::Tensor& t) {
+  return t.is_contiguous() && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+}
+// Itself where that holds, else a copy. Undefined stays so.
 inline at::Tensor aligned(const at::Tensor& t) {
-  if (!t.defined()) return t;
-  const at::Tensor whole = t.contiguous();
-  return reinterpret_cast<uintptr_t>(whole.const_data_ptr()) % 16 == 0 ? whole : whole.clone();
+  return !t.defined() || is_aligned(t) ? t : t.clone(at::MemoryFormat::Contiguous);
 }
 
 }  // namespace veneer::device

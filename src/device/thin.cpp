@@ -4,23 +4,17 @@
 
 #include <ATen/ATen.h>
 
-#include "device/plain.h"
-
-#if VENEER_WITH_CUDA
 #include "device/launch.h"
 #include "kernels/cuda/row_norms.h"
 #include "kernels/cuda/thin_products.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
-#endif
 
 namespace veneer::device {
 
 #if VENEER_WITH_CUDA
 
 namespace {
-
-namespace cuda = kernels::cuda;
 
 cuda::Mask mask_of(const Dropped& x) {
   if (!x.seed.defined()) return {};
@@ -59,8 +53,8 @@ std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& fac
 }  // namespace
 
 bool takes_thin(const at::Tensor& x, int64_t rank) {
-  return on_gpu(x) && x.dim() == 2 && (x.scalar_type() == at::kBFloat16 || x.scalar_type() == at::kHalf) &&
-         x.is_contiguous() && x.size(0) < (int64_t{1} << 30) && rank > 0 && rank <= cuda::thin_rank &&
+  return on_gpu(x) && x.dim() == 2 && takes_16_bit(x.scalar_type()) && x.is_contiguous() &&
+         x.size(0) < (int64_t{1} << 30) && rank > 0 && rank <= cuda::thin_rank &&
          cuda::thin_rows(x.const_data_ptr(), x.size(1)) &&
          at::cuda::getDeviceProperties(x.get_device())->sharedMemPerBlockOptin >= cuda::thin_shared_bytes;
 }
@@ -116,10 +110,6 @@ at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Te
 }
 
 #else
-
-namespace {
-[[noreturn]] void absent() { TORCH_INTERNAL_ASSERT(false, "built without CUDA kernels"); }
-}  // namespace
 
 bool takes_thin(const at::Tensor&, int64_t) { return false; }
 at::Tensor reduced(const Dropped&, const at::Tensor&, double) { absent(); }

@@ -7,8 +7,6 @@
 
 namespace veneer::kernels::cuda {
 
-constexpr int64_t row_norms_rank = 64;  // the largest
-
 // norms[i] = ||W[i] + scale * B[i] A||, from ||W[i]||^2 + 2 scale <W[i] A^T, B[i]> + scale^2 <B[i] (A A^T), B[i]>. T:
 // Bf16, Fp16; sums are float32. Rows of W start at multiples of 16 bytes.
 template <class T>

@@ -19,6 +19,10 @@ endif()
 find_package(VeneerTorch 2.9 REQUIRED)
 message(STATUS "Torch ${VeneerTorch_VERSION} in ${VeneerTorch_LIBRARY_DIR}")
 
+# Without it at::parallel_for, a template in torch's headers, is a plain loop. Torch's wheels bring an OpenMP library of
+# the same name as the compiler's, so that a process has one.
+find_package(OpenMP REQUIRED COMPONENTS CXX)
+
 # spdlog without its shared library, nor fmt's: the wheel must not need system libraries.
 add_library(veneer_spdlog INTERFACE)
 target_compile_definitions(veneer_spdlog INTERFACE $<TARGET_PROPERTY:spdlog::spdlog_header_only,INTERFACE_COMPILE_DEFINITIONS>

@@ -32,13 +32,13 @@ def run(title, *command):
 
 
 def clang_command(entry):
-    """An entry of the compile database, for clang: without gcc's precompiled header and what only gcc knows."""
+    """An entry of the compile database, for clang: without gcc's precompiled header, its OpenMP and what only gcc knows."""
     words = iter(shlex.split(entry["command"])[1:])
     kept = []
     for word in words:
         if word == "-include" or word == "-o":
             next(words)
-        elif word not in ("-c", "-Winvalid-pch", "-fpch-preprocess") and not word.startswith("-fno-fat-lto"):
+        elif word not in ("-c", "-Winvalid-pch", "-fpch-preprocess", "-fopenmp") and not word.startswith("-fno-fat-lto"):
             kept.append(word)
     return kept
 

@@ -21,9 +21,8 @@ double dropout_scale(double p);
 // Undefined seed or p == 0: x itself.
 at::Tensor seeded_dropout(const at::Tensor& x, const at::Tensor& seed, double p);
 
-// For ops with their own gradients: y = dropout(x), or y += with `accumulate`, where x and y are contiguous rows of a
-// larger tensor and `first` is the index there of their first element. Not differentiable; nothing on meta tensors.
-void seeded_dropout_part(const at::Tensor& y, const at::Tensor& x, const at::Tensor& seed, double p, int64_t first,
-                         bool accumulate);
+// For ops with their own gradients: y = dropout(x), where x and y are contiguous rows of a larger tensor and `first` is
+// the index there of their first element. Not differentiable; nothing on meta tensors.
+void seeded_dropout_part(const at::Tensor& y, const at::Tensor& x, const at::Tensor& seed, double p, int64_t first);
 
 }  // namespace veneer

@@ -51,6 +51,9 @@ class Matrix {
   // prepared, undefined for what is frozen. Called where nothing is recorded; by autograd unless it is written out.
   virtual std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                            bool wants_x) const;
+  // Whether `product` and `pullback` go through rows such as these x themselves, part by part on all threads; else
+  // fused paths on a CPU call them with a part of the rows at a time.
+  virtual bool tiled(const at::Tensor& /*x*/) const { return false; }
   // Whether `pullback` costs more than a product with a dense matrix. Then, for many rows, the gradient of the dense
   // matrix is found first, and `pullback` takes it from there, with d_in rows.
   virtual bool costly() const { return false; }

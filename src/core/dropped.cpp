@@ -18,12 +18,12 @@ at::Tensor Dropped::part(int64_t begin, int64_t end) const {
   at::Tensor rows = x.narrow(0, begin, end - begin);
   if (!seed.defined()) return rows;
   at::Tensor dropped = at::empty_like(rows);
-  seeded_dropout_part(dropped, rows, seed, p, begin * x.size(1), /*accumulate=*/false);
+  seeded_dropout_part(dropped, rows, seed, p, begin * x.size(1));
   return dropped;
 }
 
 void Dropped::put_part(const at::Tensor& dx, const at::Tensor& g, int64_t begin) const {
-  seeded_dropout_part(dx.narrow(0, begin, g.size(0)), g, seed, p, begin * dx.size(1), /*accumulate=*/false);
+  seeded_dropout_part(dx.narrow(0, begin, g.size(0)), g, seed, p, begin * dx.size(1));
 }
 
 at::Tensor Dropped::masked(const at::Tensor& g) const { return seeded_dropout(g, seed, p); }

@@ -4,6 +4,9 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
+
+#include "core/thin.h"
 #include "device/thin.h"
 #include "veneer/numeric.h"
 
@@ -13,9 +16,15 @@ namespace {
 // Sums of this many rows at most are held once for each strip of a CPU.
 constexpr int64_t few = 64;
 
+// Whether the kernels of a CPU serve: measured on AVX2, the libraries are faster for wider factors, but where a mask
+// would have to be written for them.
+bool on_cpu(const Dropped& x, int64_t rank) {
+  return rank <= (x.seed.defined() ? 64 : 32) && cpu::takes_thin(x.x, rank);
+}
+
 // Whether the kernels of a GPU serve: measured on an H100, the libraries are faster for wider factors, but where a mask
 // would have to be written for them.
-bool by_kernel(const Dropped& x, int64_t rank) {
+bool on_device(const Dropped& x, int64_t rank) {
   constexpr int64_t widest = 32;
   return (x.seed.defined() || rank <= widest) && device::takes_thin(x.x, rank);
 }
@@ -26,9 +35,9 @@ at::Tensor scaled(const at::Tensor& t, double scale) { return scale == 1.0 ? t :
 }  // namespace
 
 at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale) {
-  if (by_kernel(x, factor.sym_size(0).guard_int(__FILE__, __LINE__))) {
-    return device::reduced(x, factor, scale);
-  }
+  const int64_t r = factor.sym_size(0).guard_int(__FILE__, __LINE__);
+  if (on_cpu(x, r)) return cpu::reduced(x, factor, scale);
+  if (on_device(x, r)) return device::reduced(x, factor, scale);
   // Thin products are fast where both are read along their rows.
   const at::Tensor turned = factor.stride(1) == 1 ? factor.t() : factor.contiguous().t();
   if (!x.seed.defined()) return scaled(at::mm(x.x, turned), scale);
@@ -42,7 +51,8 @@ at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale) {
 
 at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool rounded) {
   const int64_t r = left.sym_size(1).guard_int(__FILE__, __LINE__);
-  if (by_kernel(x, r)) return device::summed(x, left, scale, rounded);
+  if (on_cpu(x, r)) return cpu::summed(x, left, scale, rounded);
+  if (on_device(x, r)) return device::summed(x, left, scale, rounded);
   if (!x.seed.defined()) return scaled(at::mm(left.t(), x.x), scale);
   if (r > few) return scaled(at::mm(left.t(), x.part(0, x.x.size(0))), scale);
   const at::Tensor sums = at::zeros({row_strips, r, x.x.size(1)}, x.x.options());
@@ -54,14 +64,22 @@ at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool
 
 std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,
                                                  double scale, double sum_scale, bool rounded) {
-  if (by_kernel({x}, factor.size(0))) return device::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
+  if (on_cpu({x}, std::max(factor.size(0), left.size(1)))) {
+    return cpu::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
+  }
+  if (on_device({x}, factor.size(0))) return device::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
   return {reduce({x}, factor, scale), sum_rows({x}, left, sum_scale, rounded).t().contiguous()};
 }
 
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
                   const at::Tensor& bias, const at::Tensor& base) {
   at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());
-  if (device::takes_thin(y, factor.sym_size(0).guard_int(__FILE__, __LINE__))) {
+  const int64_t r = factor.sym_size(0).guard_int(__FILE__, __LINE__);
+  if (on_cpu({y, mask.seed}, r)) {
+    cpu::expand_into(y, h, factor, scale, mask, bias, base);
+    return y;
+  }
+  if (device::takes_thin(y, r)) {
     device::expand_into(y, h, factor, scale, mask, bias, base);
     return y;
   }

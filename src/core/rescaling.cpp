@@ -5,15 +5,57 @@
 #include <ATen/ATen.h>
 
 #include "core/dropped.h"
+#include "core/tiles.h"
 #include "device/columns.h"
+#include "kernels/cpu/columns.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
+namespace {
+
+// Tiles that fit into the second-level cache, as float32 too.
+int64_t tile_rows(int64_t d) { return std::clamp<int64_t>((int64_t{1} << 14) / d, 1, 64); }
+
+at::Tensor as_float(const at::Tensor& t) { return t.defined() ? t.to(at::kFloat).contiguous() : t; }
+const float* numbers(const at::Tensor& t) { return t.defined() ? t.const_data_ptr<float>() : nullptr; }
+
+void scale_by_tiles(const at::Tensor& y, const at::Tensor& g, const at::Tensor& shift, const at::Tensor& result) {
+  const int64_t d = y.size(1);
+  cpu::for_type(y, [&]<class T>(T) {
+    cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t) {
+      const float* const rows = cpu::wide_rows<T>(y, begin, n, 0);
+      T* const to = cpu::out<T>(result) + begin * d;
+      if constexpr (std::is_same_v<T, float>) {
+        kernels::cpu::scale_columns(rows, numbers(g), numbers(shift), to, n, d);
+      } else {
+        float* const wide = cpu::room<float>(n * d, 1);
+        kernels::cpu::scale_columns(rows, numbers(g), numbers(shift), wide, n, d);
+        kernels::cpu::narrow(wide, to, n * d);
+      }
+    });
+  });
+}
+
+void sum_by_tiles(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& sums) {
+  const int64_t d = y.size(1);
+  cpu::for_type(y, [&]<class T>(T) {
+    cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t strip) {
+      kernels::cpu::sum_columns(cpu::wide_rows<T>(dy, begin, n, 0), cpu::wide_rows<T>(y, begin, n, 1), numbers(bias),
+                                sums.mutable_data_ptr<float>() + strip * d, n, d);
+    });
+  });
+}
+
+}  // namespace
 
 at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias) {
   if (device::takes_columns(y)) return device::scaled_columns(y, g, bias);
   at::Tensor result = at::empty_like(y);
   const at::Tensor shift = bias.defined() ? (1.0 - g) * bias : at::Tensor();
+  if (cpu::takes_rows(y)) {
+    scale_by_tiles(y, as_float(g), as_float(shift), result);
+    return result;
+  }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
     at::Tensor out = result.narrow(0, begin, end - begin);
     const at::Tensor part = y.narrow(0, begin, end - begin);
@@ -34,6 +76,10 @@ Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::
     return {scaled, device::column_sums(dy, y, bias, g, scaled)};
   }
   const at::Tensor sums = at::zeros({row_strips, g.size(0)}, y.options().dtype(wide_type(y.scalar_type())));
+  if (cpu::takes_rows(y) && dy.is_contiguous()) {
+    sum_by_tiles(dy, y, as_float(bias), sums);
+    return {wants_y ? rescaled(dy, g, {}) : at::Tensor(), sums.sum(0)};
+  }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
     const at::Tensor part = wide(y.narrow(0, begin, end - begin));
     const at::Tensor above = bias.defined() ? part - bias : part;

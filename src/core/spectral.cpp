@@ -198,13 +198,18 @@ at::Tensor correlated_short(const at::Tensor& x, const at::Tensor& dy, const Con
 
 }  // namespace
 
-bool CirculantBlocks::by_kernel(const at::Tensor& x) const {
+bool CirculantBlocks::on_device(const at::Tensor& x) const {
   return m_ == 1 && q_ == 1 && d_in() == g_ && d_out() == g_ && !at::GradMode::is_enabled() &&
          device::takes_circulant(x);
 }
 
+bool CirculantBlocks::on_cpu(const at::Tensor& x) const {
+  return !at::GradMode::is_enabled() && cpu::takes_circulant(x, sizes());
+}
+
 at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared) const {
-  if (by_kernel(x)) return device::circulant_product(x, prepared[0]);
+  if (on_cpu(x)) return cpu::circulant_product(x, prepared[0], sizes());
+  if (on_device(x)) return device::circulant_product(x, prepared[0]);
   const Convolution cyclic(g_);
   const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));  // [N, q, k]
   const at::Tensor y = mixed(signal, as(prepared[0], signal));
@@ -214,7 +219,11 @@ at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared
 std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                                   bool wants_x) const {
   const Convolution cyclic(g_);
-  if (by_kernel(x)) {
+  if (on_cpu(x)) {
+    const auto [dx, sums] = cpu::circulant_gradients(x, dy, prepared[0], sizes(), wants_x);
+    return {dx, sums * cyclic.weights(sums)};
+  }
+  if (on_device(x)) {
     const auto [dx, sums] = device::circulant_gradients(x, dy, prepared[0], wants_x);
     return {dx, (sums * cyclic.weights(sums)).view({1, 1, -1})};
   }

@@ -8,6 +8,7 @@
 
 #include <vector>
 
+#include "core/circulant_rows.h"
 #include "veneer/matrix.h"
 
 namespace veneer {
@@ -78,6 +79,7 @@ class CirculantBlocks : public Matrix {
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const final;
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const final;
+  bool tiled(const at::Tensor& x) const final { return cpu::takes_circulant(x, sizes()); }
 
  protected:
   std::vector<int64_t> shape() const { return {m_, q_, g_}; }
@@ -85,8 +87,10 @@ class CirculantBlocks : public Matrix {
   virtual at::Tensor columns(const Params& params) const = 0;
 
  private:
-  // One block, which a kernel of a GPU multiplies.
-  bool by_kernel(const at::Tensor& x) const;
+  // One block, which a kernel of a GPU multiplies; blocks that one of a CPU does.
+  bool on_device(const at::Tensor& x) const;
+  bool on_cpu(const at::Tensor& x) const;
+  cpu::CirculantShape sizes() const { return {m_, q_, g_, d_in(), d_out()}; }
 
   int64_t m_, q_, g_;
 };

@@ -21,12 +21,13 @@ at::Tensor gained(const at::Tensor& t, const at::Tensor& gain) {
   return gain.defined() ? t.mul_(as(gain, t).unsqueeze(1)) : t;
 }
 
-// Sums of gradients are held once for each strip, which pays where they are small beside x; else products are large
-// too, and ATen's own threads serve them.
-bool large(const Tensors& prepared, const at::Tensor& x) {
+// Whether a matrix is given all rows at once: on a GPU, or where it goes through them itself, or where the sums of
+// gradients, which are held once for each strip, are not small beside x: then products are large too, and ATen's own
+// threads serve them.
+bool whole(const Matrix& matrix, const Tensors& prepared, const at::Tensor& x) {
   int64_t numbers = 0;
   for (const auto& tensor : prepared) numbers += tensor.numel();
-  return numbers * row_strips > x.numel();
+  return !x.is_cpu() || matrix.tiled(x) || numbers * row_strips > x.numel();
 }
 
 // t, contiguous and nobody else's: it is just made, but for what may be `other` itself.
@@ -65,7 +66,7 @@ struct Prepared {
       }
       case Matrix::Form::other: break;
     }
-    if (!x.x.is_cpu()) {
+    if (whole(matrix, tensors, x.x)) {
       at::Tensor sum = fresh(as(matrix.product(x.part(0, x.x.size(0)), tensors), x.x), x.x);
       if (scale != 1.0) sum.mul_(scale);
       if (bias.defined()) sum.add_(bias);
@@ -73,7 +74,7 @@ struct Prepared {
       return {with_layer(sum, x, base)};
     }
     const at::Tensor sum = at::empty({x.x.size(0), matrix.d_out()}, x.x.options());
-    by_rows(x.x, large(tensors, x.x), [&](int64_t begin, int64_t end, int64_t) {
+    by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t) {
       at::Tensor to = sum.narrow(0, begin, end - begin);
       const at::Tensor part = matrix.product(x.part(begin, end), tensors);
       if (y.defined()) {
@@ -140,16 +141,16 @@ struct Prepared {
       const at::Tensor unit = at::eye(matrix.d_in(), x.x.options());  // whose row i is multiplied to column i of M
       return by_pullback(at::mm(x.x.t(), dy), {unit}, gain, false, dx);
     }
-    const bool whole = large(tensors, x.x);
+    const bool at_once = whole(matrix, tensors, x.x);
     Tensors sums;
     for (const auto& tensor : tensors) {
       std::vector<int64_t> sizes = tensor.sizes().vec();
-      sizes.insert(sizes.begin(), whole ? 1 : row_strips);
+      sizes.insert(sizes.begin(), at_once ? 1 : row_strips);
       const auto options = tensor.options().dtype(wide_type(tensor.scalar_type()));
       sums.push_back(tensor.requires_grad() ? at::zeros(sizes, options) : at::Tensor());
     }
-    if (wants_x && (x.x.is_cpu() || x.x.size(0) == 0)) dx = at::empty_like(x.x);
-    by_rows(x.x, whole, [&](int64_t begin, int64_t end, int64_t strip) {
+    if (wants_x && (!at_once || x.x.size(0) == 0)) dx = at::empty_like(x.x);
+    by_rows(x.x, at_once, [&](int64_t begin, int64_t end, int64_t strip) {
       at::Tensor g = dy.narrow(0, begin, end - begin);
       if (gain.defined()) g = g * as(gain, g);
       const auto found = matrix.pullback(x.part(begin, end), g, tensors, wants_x);
@@ -157,7 +158,7 @@ struct Prepared {
         if (sums[i].defined() && found[i + 1].defined()) sums[i].select(0, strip).add_(found[i + 1], scale);
       }
       if (!wants_x) return;
-      if (!x.x.is_cpu()) {
+      if (at_once) {
         dx = found[0].defined() ? fresh(x.masked(as(found[0], x.x)), dy) : at::zeros_like(x.x);
         if (scale != 1.0) dx.mul_(scale);
         return;
@@ -189,8 +190,8 @@ void fill_with_zeros(Tensors& gradients, const Params& params) {
 }
 
 bool Update::merges(const Dropped& x, const Base& base) const {
-  return (merge_factors_ || matrix_.form() != Matrix::Form::factors) && base.weight.defined() && !x.seed.defined() &&
-         !x.x.is_meta() && wide_type(x.x.scalar_type()) == x.x.scalar_type() &&
+  return base.weight.defined() && !x.seed.defined() && !x.x.is_meta() &&
+         wide_type(x.x.scalar_type()) == x.x.scalar_type() &&
          x.x.size(0) >= 2 * std::min(matrix_.d_in(), matrix_.d_out());
 }
 

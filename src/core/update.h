@@ -24,9 +24,7 @@ struct Base {
 // A^T [N, r], and computes the rest again.
 class Update {
  public:
-  // `merge_factors`: whether a matrix in two factors is worth adding to the weight too, see `merges`.
-  Update(const Matrix& matrix, const Params& params, double scale, bool merge_factors = false)
-      : matrix_(matrix), params_(params), scale_(scale), merge_factors_(merge_factors) {}
+  Update(const Matrix& matrix, const Params& params, double scale) : matrix_(matrix), params_(params), scale_(scale) {}
 
   // Whether W + scale * M is built, which saves products: for many rows, and not in 16 bits, where a small update would
   // be lost in the sum.
@@ -47,7 +45,6 @@ class Update {
   const Matrix& matrix_;
   const Params& params_;
   double scale_;
-  bool merge_factors_;
 };
 
 // Zeros for trained parameters that nothing gave a gradient.

@@ -12,26 +12,41 @@
 #include <cstdint>
 
 #include "kernels/seeded_dropout.h"  // VENEER_HOST_DEVICE
+#include "kernels/unroll.h"
 
-#if defined(__CUDA_ARCH__)
-#define VENEER_UNROLL _Pragma("unroll")
+// Numbers may be vectors of a CPU: what takes them must become part of its caller, see kernels/cpu/clones.h.
+#if defined(__CUDACC__)
+#define VENEER_FFT __host__ __device__ inline
 #else
-#define VENEER_UNROLL
+#define VENEER_FFT [[gnu::always_inline]] inline
 #endif
 
 namespace veneer::kernels {
 
-struct alignas(8) Complex {
-  float re;
-  float im;
+// Real: float, or a vector of as many transforms at once.
+template <class Real>
+struct alignas(2 * sizeof(Real)) ComplexOf {
+  Real re;
+  Real im;
 };
+using Complex = ComplexOf<float>;
 
-VENEER_HOST_DEVICE inline Complex operator+(Complex a, Complex b) { return {a.re + b.re, a.im + b.im}; }
-VENEER_HOST_DEVICE inline Complex operator-(Complex a, Complex b) { return {a.re - b.re, a.im - b.im}; }
-VENEER_HOST_DEVICE inline Complex operator*(Complex a, Complex b) {
+template <class Real>
+VENEER_FFT ComplexOf<Real> operator+(const ComplexOf<Real>& a, const ComplexOf<Real>& b) {
+  return {a.re + b.re, a.im + b.im};
+}
+template <class Real>
+VENEER_FFT ComplexOf<Real> operator-(const ComplexOf<Real>& a, const ComplexOf<Real>& b) {
+  return {a.re - b.re, a.im - b.im};
+}
+template <class Real, class Other>
+VENEER_FFT ComplexOf<Real> operator*(const ComplexOf<Real>& a, const ComplexOf<Other>& b) {
   return {a.re * b.re - a.im * b.im, a.re * b.im + a.im * b.re};
 }
-VENEER_HOST_DEVICE inline Complex conj(Complex a) { return {a.re, -a.im}; }
+template <class Real>
+VENEER_FFT ComplexOf<Real> conj(const ComplexOf<Real>& a) {
+  return {a.re, -a.im};
+}
 
 // exp(-2 pi i j / length), 0 <= j < length, in full float accuracy.
 VENEER_HOST_DEVICE inline Complex root(int j, int length) {
@@ -65,15 +80,15 @@ struct Roots {
 };
 
 // v[k] = sum_j v[j] exp(-2 pi i j k / N), in registers: every index is known once the loops are unrolled.
-template <int N>
-VENEER_HOST_DEVICE inline void dft(Complex (&v)[N]) {
+template <int N, class Real>
+VENEER_FFT void dft(ComplexOf<Real> (&v)[N]) {
   if constexpr (N == 1) {
   } else if constexpr (N == 2) {
-    const Complex a = v[0];
+    const auto a = v[0];
     v[0] = a + v[1];
     v[1] = a - v[1];
   } else if constexpr (N == 4) {
-    const Complex a = v[0] + v[2], b = v[0] - v[2], c = v[1] + v[3], d = v[1] - v[3];
+    const auto a = v[0] + v[2], b = v[0] - v[2], c = v[1] + v[3], d = v[1] - v[3];
     v[0] = a + c;
     v[1] = {b.re + d.im, b.im - d.re};
     v[2] = a - c;
@@ -81,8 +96,8 @@ VENEER_HOST_DEVICE inline void dft(Complex (&v)[N]) {
   } else if constexpr (N % 2 == 1) {  // a prime: j and N - j together
     constexpr Roots<N> roots;
     constexpr int half = N / 2;
-    Complex sum[half], difference[half];
-    const Complex first = v[0];
+    ComplexOf<Real> sum[half], difference[half];
+    const auto first = v[0];
     VENEER_UNROLL
     for (int j = 0; j < half; ++j) {
       sum[j] = v[j + 1] + v[N - 1 - j];
@@ -91,7 +106,7 @@ VENEER_HOST_DEVICE inline void dft(Complex (&v)[N]) {
     }
     VENEER_UNROLL
     for (int k = 1; k <= half; ++k) {
-      Complex even = first, odd{};
+      ComplexOf<Real> even = first, odd{};
       VENEER_UNROLL
       for (int j = 0; j < half; ++j) {
         const Complex w = roots.w[(j + 1) * k % N];
@@ -104,16 +119,16 @@ VENEER_HOST_DEVICE inline void dft(Complex (&v)[N]) {
   } else {  // A x B, A the stride of the output
     constexpr int A = N % 4 == 0 ? 4 : 2, B = N / A;
     constexpr Roots<N> roots;
-    Complex u[N];
+    ComplexOf<Real> u[N];
     VENEER_UNROLL
     for (int b = 0; b < B; ++b) {
-      Complex column[A];
+      ComplexOf<Real> column[A];
       VENEER_UNROLL
       for (int a = 0; a < A; ++a) column[a] = v[a * B + b];
       dft<A>(column);
       VENEER_UNROLL
       for (int c = 0; c < A; ++c) {
-        const Complex z = column[c];
+        const auto z = column[c];
         if (b * c == 0) {
           u[c * B + b] = z;
         } else if (4 * b * c == N) {  // -i: no multiplication
@@ -125,7 +140,7 @@ VENEER_HOST_DEVICE inline void dft(Complex (&v)[N]) {
     }
     VENEER_UNROLL
     for (int c = 0; c < A; ++c) {
-      Complex row[B];
+      ComplexOf<Real> row[B];
       VENEER_UNROLL
       for (int b = 0; b < B; ++b) row[b] = u[c * B + b];
       dft<B>(row);
@@ -136,8 +151,8 @@ VENEER_HOST_DEVICE inline void dft(Complex (&v)[N]) {
 }
 
 // The inverse, N times too large: real and imaginary part change places before and after, which costs nothing.
-template <int N>
-VENEER_HOST_DEVICE inline void inverse_dft(Complex (&v)[N]) {
+template <int N, class Real>
+VENEER_FFT void inverse_dft(ComplexOf<Real> (&v)[N]) {
   VENEER_UNROLL
   for (int j = 0; j < N; ++j) v[j] = {v[j].im, v[j].re};
   dft<N>(v);

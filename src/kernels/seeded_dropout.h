@@ -57,7 +57,6 @@ struct SeededDropout {
   uint32_t threshold;   // p * 2^16
   double scale;         // 1 / (1 - p)
   int64_t first;        // index, for the mask, of element 0: x and y may be part of a larger tensor
-  bool accumulate;      // y += instead of y =
 };
 
 // bfloat16 as its bits: the kernels know no torch type.

@@ -121,7 +121,7 @@ class Additive final : public Method {
   double dropout() const override { return dropout_; }
 
  private:
-  Update update(const Params& params) const { return {*matrix_, params, scale_, decompose_}; }
+  Update update(const Params& params) const { return {*matrix_, params, scale_}; }
   Dropped input_of(const Input& in) const { return {rows(in.x).contiguous(), in.seed, dropout_}; }
   static Base base_of(const Input& in) {
     return {in.y.defined() ? at::Tensor() : in.weight, in.y.defined() ? rows(in.y).contiguous() : at::Tensor(),

@@ -42,16 +42,14 @@ void check(const Tensor& x, const Tensor& seed, double p) {
 
 // The kernels' view of a call. T is the kernel's element type, same size as the tensor's.
 template <class T>
-kernels::SeededDropout<T> call_of(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first,
-                                  bool accumulate) {
+kernels::SeededDropout<T> call_of(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first) {
   return {static_cast<const T*>(x.const_data_ptr()),
           static_cast<T*>(y.mutable_data_ptr()),
           x.numel(),
           seed.const_data_ptr<int64_t>(),
           dropout_threshold(p),
           dropout_scale(p),
-          first,
-          accumulate};
+          first};
 }
 
 template <class T>
@@ -70,14 +68,14 @@ void run(const kernels::SeededDropout<T>& call, const Tensor& x) {
                    [&](int64_t begin, int64_t end) { kernels::cpu::seeded_dropout(call, begin, end); });
 }
 
-// y = or += dropout(x), both contiguous.
-void run(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first, bool accumulate) {
+// y = dropout(x), both contiguous.
+void run(const Tensor& x, const Tensor& y, const Tensor& seed, double p, int64_t first) {
   TORCH_INTERNAL_ASSERT(x.is_contiguous() && y.is_contiguous() && x.scalar_type() == y.scalar_type());
   switch (x.scalar_type()) {
-    case at::kFloat: return run(call_of<float>(x, y, seed, p, first, accumulate), x);
-    case at::kDouble: return run(call_of<double>(x, y, seed, p, first, accumulate), x);
-    case at::kBFloat16: return run(call_of<kernels::Bf16>(x, y, seed, p, first, accumulate), x);
-    case at::kHalf: return run(call_of<kernels::Fp16>(x, y, seed, p, first, accumulate), x);
+    case at::kFloat: return run(call_of<float>(x, y, seed, p, first), x);
+    case at::kDouble: return run(call_of<double>(x, y, seed, p, first), x);
+    case at::kBFloat16: return run(call_of<kernels::Bf16>(x, y, seed, p, first), x);
+    case at::kHalf: return run(call_of<kernels::Fp16>(x, y, seed, p, first), x);
     default: VENEER_CHECK(false, "seeded_dropout", "expected a floating-point type, got ", x.scalar_type());
   }
 }
@@ -86,7 +84,7 @@ Tensor forward(const Tensor& x, const Tensor& seed, double p) {
   check(x, seed, p);
   const Tensor input = x.contiguous();  // the mask goes by position in the logical order
   Tensor y = at::empty_like(input);
-  run(input, y, seed, p, 0, false);
+  run(input, y, seed, p, 0);
   return y;
 }
 
@@ -124,9 +122,8 @@ Tensor seeded_dropout(const Tensor& x, const Tensor& seed, double p) {
   return seed.defined() && p > 0.0 ? dispatched(x, seed, p) : x;
 }
 
-void seeded_dropout_part(const Tensor& y, const Tensor& x, const Tensor& seed, double p, int64_t first,
-                         bool accumulate) {
-  if (!x.is_meta()) run(x, y, seed, p, first, accumulate);
+void seeded_dropout_part(const Tensor& y, const Tensor& x, const Tensor& seed, double p, int64_t first) {
+  if (!x.is_meta()) run(x, y, seed, p, first);
 }
 
 TORCH_LIBRARY_FRAGMENT(veneer, m) {

@@ -41,17 +41,12 @@ TEST_P(SeededDropout, PartsMakeTheWhole) {
   const int64_t n = 1531;
   const torch::Tensor x = noise({n}, GetParam()), whole = seeded_dropout(x, seed_of(7), p);
   for (const int64_t size : {1, 100, 512, 700}) {
-    torch::Tensor y = torch::full({n}, 3.0, GetParam());
-    torch::Tensor sum = y.clone();
+    const torch::Tensor y = torch::full({n}, 3.0, GetParam());
     for (int64_t begin = 0; begin < n; begin += size) {
       const int64_t length = std::min(size, n - begin);
-      seeded_dropout_part(y.narrow(0, begin, length), x.narrow(0, begin, length), seed_of(7), p, begin, false);
-      seeded_dropout_part(sum.narrow(0, begin, length), x.narrow(0, begin, length), seed_of(7), p, begin, true);
+      seeded_dropout_part(y.narrow(0, begin, length), x.narrow(0, begin, length), seed_of(7), p, begin);
     }
     EXPECT_TRUE(same(y, whole)) << size;
-    // The sum is rounded once, not after the product.
-    const double unit = unit_of(GetParam());
-    EXPECT_TRUE(close(sum, whole + 3.0, unit, unit)) << size;
   }
 }
 

@@ -22,7 +22,7 @@ __global__ void kernel(SeededDropout<T> call) {
       if (i < 0 || i >= call.n) continue;
       const bool keep = ((word >> (16 * half)) & 0xFFFFU) >= call.threshold;
       const Wide value = keep ? wide(call.x[i]) * scale : Wide(0);
-      call.y[i] = narrow<T>(call.accumulate ? wide(call.y[i]) + value : value);
+      call.y[i] = narrow<T>(value);
     }
   }
 }

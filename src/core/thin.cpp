@@ -1,0 +1,175 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "core/thin.h"
+
+#include <ATen/ATen.h>
+
+#include <algorithm>
+#include <type_traits>
+
+#include "core/tiles.h"
+#include "kernels/cpu/seeded_dropout.h"
+#include "kernels/cpu/thin_product.h"
+#include "veneer/dropout.h"
+
+namespace veneer::cpu {
+namespace {
+
+// Factors are padded to whole vectors.
+constexpr int64_t lanes = 8;
+int64_t padded(int64_t r) { return (r + lanes - 1) / lanes * lanes; }
+
+// Rows of a tile: a multiple of what the product takes at once, and few enough for the second-level cache; more of them
+// where sums of a higher rank are read and written for each tile.
+int64_t tile_rows(int64_t d, int64_t r) {
+  const int64_t numbers = r <= 16 ? 16 << 10 : 48 << 10, most = 64;
+  return std::clamp(numbers / d / lanes * lanes, lanes, most);
+}
+
+template <class T>
+void drop(const T* x, T* y, int64_t numbers, const Dropped& mask, int64_t first) {
+  kernels::cpu::seeded_dropout<T>(
+      {x, y, numbers, mask.seed.const_data_ptr<int64_t>(), dropout_threshold(mask.p), dropout_scale(mask.p), first}, 0,
+      numbers);
+}
+
+// Rows of dropout(x) as float32, in x itself or in a room.
+template <class T>
+const float* rows_of(const Dropped& x, int64_t begin, int64_t n) {
+  const int64_t d = x.x.size(1);
+  const T* rows = in<T>(x.x) + begin * d;
+  if (x.seed.defined()) {
+    T* const dropped = room<T>(n * d, 0);
+    drop(rows, dropped, n * d, x, begin * d);
+    rows = dropped;
+  }
+  if constexpr (std::is_same_v<T, float>) {
+    return rows;
+  } else {
+    float* const wide = room<float>(n * d, 0);
+    kernels::cpu::widen(rows, wide, n * d);
+    return wide;
+  }
+}
+
+// The numbers of a tile as T, in the tile itself or in a room.
+template <class T>
+const T* narrowed(const float* tile, int64_t numbers) {
+  if constexpr (std::is_same_v<T, float>) {
+    return tile;
+  } else {
+    T* const to = room<T>(numbers, 1);
+    kernels::cpu::narrow(tile, to, numbers);
+    return to;
+  }
+}
+
+at::Tensor as_float(const at::Tensor& t, double scale = 1.0) {
+  const at::Tensor wide = t.to(at::kFloat);
+  return (scale == 1.0 ? wide : wide * scale).contiguous();
+}
+
+// scale * factor^T [d, r], padded with columns of zeros.
+at::Tensor turned_and_padded(const at::Tensor& factor, double scale) {
+  const int64_t r = factor.size(0);
+  const at::Tensor result = at::zeros({factor.size(1), padded(r)}, factor.options().dtype(at::kFloat));
+  at::Tensor inner = result.narrow(1, 0, r);
+  inner.copy_(factor.t());
+  if (scale != 1.0) inner.mul_(scale);
+  return result;
+}
+
+// What is computed of the tiles of x: h = dropout(x) factor^T, or sums += left^T dropout(x), or both.
+struct Pass {
+  const Dropped& x;
+  at::Tensor factor;  // turned and padded, float32
+  at::Tensor h;       // [N, r]
+  at::Tensor left;    // [N, r], float32
+  at::Tensor sums;    // [row_strips, r, d]
+
+  template <class T>
+  void run() const {
+    const int64_t d = x.x.size(1), r = h.defined() ? h.size(1) : left.size(1);
+    by_tiles(x.x, tile_rows(d, r), [&](int64_t begin, int64_t n, int64_t strip) {
+      const float* const rows = rows_of<T>(x, begin, n);
+      if (h.defined()) reduce<T>(rows, begin, n, d);
+      if (sums.defined()) {
+        const int64_t m = left.size(1);
+        kernels::cpu::thin_product({in<float>(left) + begin * m, 1, m, rows, d, out<float>(sums) + strip * m * d, d, m,
+                                    n, d, /*accumulate=*/true});
+      }
+    });
+  }
+
+ private:
+  template <class T>
+  void reduce(const float* rows, int64_t begin, int64_t n, int64_t d) const {
+    const int64_t r = h.size(1), width = factor.size(1);
+    float* const to = room<float>(n * width, 1);
+    kernels::cpu::thin_product({rows, d, 1, in<float>(factor), width, to, width, n, d, width, /*accumulate=*/false});
+    for (int64_t i = 0; i < n; ++i) kernels::cpu::narrow(to + i * width, out<T>(h) + (begin + i) * r, r);
+  }
+};
+
+void run(const Pass& pass) {
+  for_type(pass.x.x, [&]<class T>(T) { pass.run<T>(); });
+}
+
+at::Tensor empty_sums(const Dropped& x, const at::Tensor& left) {
+  return at::zeros({row_strips, left.size(1), x.x.size(1)}, x.x.options().dtype(at::kFloat));
+}
+
+at::Tensor total(const at::Tensor& sums, const Dropped& x, bool rounded) {
+  const at::Tensor sum = sums.sum(0);
+  return rounded ? sum.to(x.x.scalar_type()) : sum;
+}
+
+}  // namespace
+
+bool takes_thin(const at::Tensor& x, int64_t rank) { return rank > 0 && takes_rows(x); }
+
+at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale) {
+  at::Tensor h = at::empty({x.x.size(0), factor.size(0)}, x.x.options());
+  run({x, turned_and_padded(factor, scale), h, {}, {}});
+  return h;
+}
+
+at::Tensor summed(const Dropped& x, const at::Tensor& left, double scale, bool rounded) {
+  const at::Tensor sums = empty_sums(x, left);
+  run({x, {}, {}, as_float(left, scale), sums});
+  return total(sums, x, rounded);
+}
+
+std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
+                                                     double scale, double sum_scale, bool rounded) {
+  const at::Tensor h = at::empty({x.x.size(0), factor.size(0)}, x.x.options()), sums = empty_sums(x, left);
+  run({x, turned_and_padded(factor, scale), h, as_float(left, sum_scale), sums});
+  return {h, total(sums, x, rounded).t().contiguous()};
+}
+
+void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
+                 const at::Tensor& bias, const at::Tensor& base) {
+  const at::Tensor left = as_float(h), right = as_float(factor, scale);
+  const at::Tensor added = bias.defined() ? as_float(bias) : bias;
+  const int64_t d = y.size(1), r = left.size(1);
+  for_type(y, [&]<class T>(T) {
+    by_tiles(y, tile_rows(d, r), [&](int64_t begin, int64_t n, int64_t) {
+      T* const to = out<T>(y) + begin * d;
+      float* tile = room<float>(n * d, 0);
+      if constexpr (std::is_same_v<T, float>) {
+        if (!mask.seed.defined()) tile = to;
+      }
+      if (base.defined()) kernels::cpu::widen(in<T>(base) + begin * d, tile, n * d);
+      if (added.defined()) kernels::cpu::add_to_rows(tile, in<float>(added), n, d, /*accumulate=*/base.defined());
+      kernels::cpu::thin_product({in<float>(left) + begin * r, r, 1, in<float>(right), d, tile, d, n, r, d,
+                                  /*accumulate=*/base.defined() || added.defined()});
+      if (mask.seed.defined()) {
+        drop(narrowed<T>(tile, n * d), to, n * d, mask, begin * d);
+      } else if (static_cast<void*>(tile) != to) {
+        kernels::cpu::narrow(tile, to, n * d);
+      }
+    });
+  });
+}
+
+}  // namespace veneer::cpu

@@ -1,0 +1,146 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Fused paths on a CPU use all threads, and what they compute does not depend on how many there are.
+#include <ATen/Parallel.h>
+#include <gtest/gtest.h>
+#include <torch/torch.h>
+
+#include <mutex>
+#include <set>
+#include <thread>
+
+#include "core/circulant_rows.h"
+#include "core/dropped.h"
+#include "core/thin.h"
+#include "support.h"
+
+namespace veneer {
+namespace {
+
+class Threads : public testing::Test {
+ protected:
+  void TearDown() override { at::set_num_threads(before_); }
+
+ private:
+  int before_ = at::get_num_threads();
+};
+
+TEST_F(Threads, GoThroughRowsTogether) {
+  at::set_num_threads(3);
+  std::mutex mutex;
+  std::set<std::thread::id> seen;
+  by_rows(torch::zeros({4096, 768}), false, [&](int64_t, int64_t, int64_t) {
+    std::this_thread::sleep_for(std::chrono::milliseconds(1));
+    const std::lock_guard lock(mutex);
+    seen.insert(std::this_thread::get_id());
+  });
+  EXPECT_EQ(seen.size(), 3U);
+}
+
+TEST_F(Threads, DoNotChangeResults) {
+  const auto results = [](int threads) {
+    at::set_num_threads(threads);
+    torch::manual_seed(3);
+    const at::Tensor x = torch::randn({777, 96}), dy = torch::randn({777, 96}), a = torch::randn({5, 96});
+    const Dropped dropped{x, torch::full({1}, 11, at::kLong), 0.25};
+    const at::Tensor h = cpu::reduced(dropped, a, 0.5), spectra = at::fft_rfft(torch::randn({1, 1, 96}));
+    const auto [again, sums] = cpu::reduced_and_summed({dy}, a, h, 1.0, 2.0, true);
+    const at::Tensor y = at::empty_like(x);
+    cpu::expand_into(y, h, a, 1.0, dropped, {}, {});
+    const cpu::CirculantShape shape{1, 1, 96, 96, 96};
+    const auto [dx, slopes] = cpu::circulant_gradients(x, dy, spectra, shape, true);
+    return std::vector<at::Tensor>{
+        h, again, sums, y, dx, slopes, cpu::circulant_product(x, spectra, shape), cpu::summed(dropped, h, 1.0, true)};
+  };
+  const auto one = results(1), three = results(3);
+  for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(at::equal(one[i], three[i])) << i;
+}
+
+// Every kernel against the definition in float64, on sizes that fill no vector, tile or strip.
+class Rows : public testing::TestWithParam<at::ScalarType> {
+ protected:
+  static at::Tensor random(at::IntArrayRef sizes) { return torch::randn(sizes).to(GetParam()); }
+  // Relative to the largest number; rounded once.
+  static void expect_close(const at::Tensor& got, const at::Tensor& expected, int64_t terms) {
+    ASSERT_EQ(got.sizes(), expected.sizes());
+    const double unit = got.scalar_type() == at::kBFloat16 ? 4e-3 : got.scalar_type() == at::kHalf ? 5e-4 : 6e-8;
+    const double most = expected.abs().max().item<double>();
+    const double rounding = unit + 6e-8 * 4 * std::sqrt(static_cast<double>(terms));
+    EXPECT_LT((got.to(expected.scalar_type()) - expected).abs().max().item<double>(), 2 * rounding * most + 1e-12);
+  }
+};
+
+TEST_P(Rows, ThinProducts) {
+  for (const auto& [n, d, r] : {std::tuple{1, 1, 1}, {7, 5, 3}, {33, 127, 8}, {300, 40, 17}, {65, 768, 64}}) {
+    SCOPED_TRACE(testing::Message() << n << " x " << d << ", rank " << r);
+    const at::Tensor x = random({n, d}), a = random({d, r}).t(), h = random({n, r}), bias = random({d});
+    const at::Tensor base = random({n, d}), wide = x.to(at::kDouble), wide_a = a.to(at::kDouble);
+    const at::Tensor wide_h = h.to(at::kDouble), seed = torch::full({1}, 5, at::kLong);
+    ASSERT_TRUE(cpu::takes_thin(x, r));
+    expect_close(cpu::reduced({x}, a, 0.5), 0.5 * wide.mm(wide_a.t()), d);
+    expect_close(cpu::summed({x}, h, 0.5, true), 0.5 * wide_h.t().mm(wide), n);
+    EXPECT_EQ(cpu::summed({x}, h, 0.5, false).scalar_type(), at::kFloat);
+    const auto [reduced, summed] = cpu::reduced_and_summed({x}, a, h, 2.0, 3.0, true);
+    expect_close(reduced, 2.0 * wide.mm(wide_a.t()), d);
+    expect_close(summed, 3.0 * wide.t().mm(wide_h), n);
+
+    const Dropped dropped{x, seed, 0.25};
+    const at::Tensor wide_dropped = dropped.all().to(at::kDouble);
+    expect_close(cpu::reduced(dropped, a, 1.0), wide_dropped.mm(wide_a.t()), d);
+    expect_close(cpu::summed(dropped, h, 1.0, true), wide_h.t().mm(wide_dropped), n);
+
+    const at::Tensor y = at::empty_like(x), product = 2.0 * wide_h.mm(wide_a);
+    for (const bool has_base : {false, true}) {
+      for (const bool has_bias : {false, true}) {
+        cpu::expand_into(y, h, a, 2.0, {}, has_bias ? bias : at::Tensor(), has_base ? base : at::Tensor());
+        expect_close(y, product + (has_bias ? 1 : 0) * bias.to(at::kDouble) + (has_base ? 1 : 0) * base.to(at::kDouble),
+                     r);
+      }
+    }
+    cpu::expand_into(y, h, a, 2.0, dropped, {}, {});
+    expect_close(y, Dropped{product, seed, 0.25}.all(), r);
+  }
+}
+
+TEST_P(Rows, Circulants) {
+  using Shape = cpu::CirculantShape;
+  for (const Shape& s : {Shape{1, 1, 1, 1, 1}, Shape{1, 1, 768, 768, 768}, Shape{2, 3, 35, 105, 70},
+                         Shape{3, 1, 12, 12, 36}, Shape{2, 2, 16, 30, 25}, Shape{1, 2, 9, 10, 9}}) {
+    for (const int64_t n : {1, 8, 16, 37, 200}) {
+      SCOPED_TRACE(testing::Message() << s.m << " x " << s.q << " of " << s.g << ", rows " << n);
+      const at::Tensor x = random({n, s.d_in}), dy = random({n, s.d_out});
+      const at::Tensor columns = torch::randn({s.m, s.q, s.g}, at::kDouble);
+      const at::Tensor spectra = at::fft_rfft(columns);
+      ASSERT_TRUE(cpu::takes_circulant(x, s));
+      std::vector<at::Tensor> block_rows;
+      for (int64_t i = 0; i < s.m; ++i) {
+        std::vector<at::Tensor> blocks;
+        for (int64_t j = 0; j < s.q; ++j) {
+          std::vector<at::Tensor> shifted;
+          for (int64_t k = 0; k < s.g; ++k) shifted.push_back(columns[i][j].roll(k));
+          blocks.push_back(at::stack(shifted, 1));
+        }
+        block_rows.push_back(at::cat(blocks, 1));
+      }
+      const at::Tensor dense = at::cat(block_rows, 0).narrow(0, 0, s.d_out).narrow(1, 0, s.d_in);
+      const at::Tensor wide_x = x.to(at::kDouble), wide_dy = dy.to(at::kDouble);
+      expect_close(cpu::circulant_product(x, spectra, s), wide_x.mm(dense.t()), s.d_in);
+
+      const auto [dx, sums] = cpu::circulant_gradients(x, dy, spectra, s, true);
+      expect_close(dx, wide_dy.mm(dense), s.d_out);
+      const auto spectrum = [&](const at::Tensor& t, int64_t count) {
+        return at::fft_rfft(at::constant_pad_nd(t, {0, count * s.g - t.size(1)}).view({n, count, s.g}));
+      };
+      const at::Tensor expected =
+          at::einsum("nqk,nmk->mqk", {spectrum(wide_x, s.q).conj().resolve_conj(), spectrum(wide_dy, s.m)});
+      expect_close(at::view_as_real(sums), at::view_as_real(expected), n * s.g);
+      EXPECT_FALSE(cpu::circulant_gradients(x, dy, spectra, s, false).first.defined());
+    }
+  }
+}
+
+INSTANTIATE_TEST_SUITE_P(Types, Rows, testing::Values(at::kFloat, at::kBFloat16, at::kHalf),
+                         [](const auto& info) { return std::string(c10::toString(info.param)); });
+
+}  // namespace
+}  // namespace veneer

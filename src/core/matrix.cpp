@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "core/blocks.h"
+#include "core/products.h"
 #include "core/recording.h"
 #include "veneer/numeric.h"
 
@@ -43,7 +44,8 @@ at::Tensor Matrix::accumulate(const at::Tensor& y, bool owned, const at::Tensor&
 at::Tensor Matrix::merged(const at::Tensor& weight, const Params& params, double scale) const {
   if (form() != Form::factors) return weight.add(as(build(params), weight), scale);
   const auto factors = prepare(params);
-  return at::addmm(weight, as(factors[1], weight), as(factors[0], weight), 1.0, scale);
+  const at::Tensor a = as(factors[0], weight), b = as(factors[1], weight).contiguous();
+  return expand(b, a, scale, {}, {}, weight.contiguous());  // W is the base, and B's rows are few numbers each
 }
 
 at::Tensor Matrix::row_norms(const at::Tensor& weight, const Params& params, double scale) const {

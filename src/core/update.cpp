@@ -35,9 +35,19 @@ at::Tensor fresh(const at::Tensor& t, const at::Tensor& other) {
   return t.is_alias_of(other) ? t.clone(at::MemoryFormat::Contiguous) : t.contiguous();
 }
 
+// Whether x [N, d_in] is multiplied with the dense matrix, made once a call, though it has a structure: for many rows
+// where a narrow one is a thin product, or where its own products cost more.
+bool as_dense(const Matrix& matrix, const at::Tensor& x) {
+  constexpr int64_t narrow = 128;
+  if (matrix.form() != Matrix::Form::other || x.is_meta() || matrix.tiled(x)) return false;
+  const int64_t less = std::min(matrix.d_in(), matrix.d_out());
+  return x.size(0) >= 2 * less && (less <= narrow || matrix.costly());
+}
+
 // What a matrix prepared for products adds to an output, and what it gives of gradients.
 struct Prepared {
   const Matrix& matrix;
+  Matrix::Form form;
   const Tensors& tensors;
   double scale;
 
@@ -46,7 +56,7 @@ struct Prepared {
 
   Tensors forward(const Dropped& x, const Base& base) const {
     const at::Tensor &bias = base.bias, &y = base.y;
-    switch (matrix.form()) {
+    switch (form) {
       case Matrix::Form::factors: {
         const at::Tensor h = reduce(x, as(tensors[0], x.x), scale), b = as(tensors[1], x.x);
         if (base.weight.defined() && device::takes_extended(x.x, base.weight, h.size(1))) {
@@ -92,7 +102,7 @@ struct Prepared {
   // The gradients of what was prepared; and where it is wanted, in dx, that of x.
   Tensors backward(const at::Tensor& dy, const Dropped& x, const Base& base, const at::Tensor& h,
                    const at::Tensor& gain, bool wants_x, at::Tensor& dx) const {
-    switch (matrix.form()) {
+    switch (form) {
       case Matrix::Form::factors: {
         const at::Tensor a = as(tensors[0], dy), b = as(tensors[1], dy);
         const at::Tensor factor = gain.defined() ? gained(b.clone(), gain) : b;
@@ -209,8 +219,9 @@ std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base) cons
     }
     return result;
   }
-  const Tensors tensors = matrix_.prepare(params_);
-  return Prepared{matrix_, tensors, scale_}.forward(x, base);
+  const bool dense = as_dense(matrix_, x.x);
+  const Tensors tensors = dense ? Tensors{matrix_.build(params_)} : matrix_.prepare(params_);
+  return Prepared{matrix_, dense ? Matrix::Form::dense : matrix_.form(), tensors, scale_}.forward(x, base);
 }
 
 std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x, const Base& base, const Tensors& kept,
@@ -227,23 +238,24 @@ std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x,
     return gradients;
   }
 
+  const bool merged = merges(x, base), dense = !merged && as_dense(matrix_, x.x);
+  const Matrix::Form form = dense ? Matrix::Form::dense : matrix_.form();
   Tensors prepared, sums;
   {
     const Recording recording;
-    prepared = matrix_.prepare(params_.with(leaves));
+    const Params recorded = params_.with(leaves);
+    prepared = dense ? Tensors{matrix_.dense(recorded)} : matrix_.prepare(recorded);
   }
   at::Tensor dx;
   {
     const c10::NoGradGuard no_grad;
-    const bool merged = merges(x, base);
     if (merged && wants_x) {
-      const at::Tensor all = matrix_.form() == Matrix::Form::dense
-                                 ? base.weight.add(as(prepared[0], dy), scale_)
-                                 : matrix_.merged(base.weight, params_.with(leaves), scale_);
+      const at::Tensor all = form == Matrix::Form::dense ? base.weight.add(as(prepared[0], dy), scale_)
+                                                         : matrix_.merged(base.weight, params_.with(leaves), scale_);
       dx = at::mm(dy, gained(all, gain));
     }
     const at::Tensor h = kept.empty() ? at::Tensor() : kept[0];
-    sums = Prepared{matrix_, prepared, scale_}.backward(dy, x, base, h, gain, wants_x && !merged, dx);
+    sums = Prepared{matrix_, form, prepared, scale_}.backward(dy, x, base, h, gain, wants_x && !merged, dx);
     for (size_t i = 0; i < sums.size(); ++i) {
       if (sums[i].defined()) sums[i] = as(sums[i], prepared[i]);
     }

@@ -38,7 +38,9 @@ def clang_command(entry):
     for word in words:
         if word == "-include" or word == "-o":
             next(words)
-        elif word not in ("-c", "-Winvalid-pch", "-fpch-preprocess", "-fopenmp") and not word.startswith("-fno-fat-lto"):
+        elif word not in ("-c", "-Winvalid-pch", "-fpch-preprocess", "-fopenmp") and not word.startswith(
+            "-fno-fat-lto"
+        ):
             kept.append(word)
     return kept
 

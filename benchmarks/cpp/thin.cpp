@@ -58,11 +58,14 @@ void sizes(benchmark::internal::Benchmark* one) {
   for (const int64_t d : {768, 3072}) {
     for (const int64_t r : {8, 16, 32, 64}) one->Args({2048, d, r, 0});
   }
+}
+void with_dropout(benchmark::internal::Benchmark* one) {
+  sizes(one);
   one->Args({2048, 768, 8, 10});
 }
 
-#define VENEER_BENCHMARK(product)                                                            \
-  BENCHMARK_CAPTURE(run, product##_kernels, product, By::kernels, at::kFloat)->Apply(sizes); \
+#define VENEER_BENCHMARK(product)                                                                   \
+  BENCHMARK_CAPTURE(run, product##_kernels, product, By::kernels, at::kFloat)->Apply(with_dropout); \
   BENCHMARK_CAPTURE(run, product##_libraries, product, By::libraries, at::kFloat)->Apply(sizes)
 
 VENEER_BENCHMARK(reduce);

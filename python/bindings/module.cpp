@@ -8,6 +8,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/json.h"
+#include "core/routes.h"
 
 namespace py = pybind11;
 
@@ -54,6 +55,9 @@ PYBIND11_MODULE(_core, m) {
   m.def(
       "build_id", [] { return veneer::call_id(); },
       "Hash of the library's sources, with `-composed` where VENEER_COMPOSED=1 keeps fused paths off.");
+  m.def(
+      "take_routes", [](bool go_on) { return veneer::take_routes(go_on); }, py::arg("go_on"),
+      "The way each update went since the last call, a line each; recorded from a call with go_on to one without.");
   m.def(
       "version", [] { return veneer::version(); }, "Veneer's version.");
   m.def(

@@ -250,6 +250,9 @@ class KronAConfig(PeftConfig):
 class LoKrConfig(PeftConfig):
     r: int
     alpha: float
+    rank_dropout: float
+    rank_dropout_scale: bool
+    module_dropout: float
     decompose_both: bool
     decompose_factor: int
     init_weights: bool | str
@@ -260,6 +263,9 @@ class LoKrConfig(PeftConfig):
         *,
         r: int = ...,
         alpha: float = ...,
+        rank_dropout: float = ...,
+        rank_dropout_scale: bool = ...,
+        module_dropout: float = ...,
         decompose_both: bool = ...,
         decompose_factor: int = ...,
         init_weights: bool | str = ...,

@@ -11,7 +11,7 @@ from typing import Any
 import torch
 from torch import nn
 
-from veneer import base
+from veneer import _core, base
 from veneer.adapted import AdaptedLayer
 
 
@@ -26,6 +26,10 @@ class Row:
     path: str  # "fused": one op runs base and method; "called": the base is called, the method acts on its output
     reason: str
     saved_bytes: int | None = None  # kept for backward by the whole layer, its base included; None: not measured
+    kernels: str | None = None  # what the updates of the whole layer were computed by; None: not measured
+
+
+MEASURED = ("saved_bytes", "kernels")
 
 
 class Explanation(list):
@@ -36,7 +40,7 @@ class Explanation(list):
         from rich.table import Table
 
         measured = any(row.saved_bytes is not None for row in self)
-        names = [f.name for f in fields(Row) if measured or f.name != "saved_bytes"]
+        names = [f.name for f in fields(Row) if measured or f.name not in MEASURED]
         table = Table(*names)
         for row in self:
             table.add_row(*(f"{v:,}" if isinstance(v := getattr(row, name), int) else str(v) for name in names))
@@ -74,9 +78,9 @@ def _path(layer: AdaptedLayer, name: str) -> tuple[str, str]:
 
 def explain(host: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Explanation:
     """One row for every adapter on every layer; with inputs, one forward in the present mode also measures what each
-    layer keeps for backward."""
+    layer keeps for backward, and records by what it is computed."""
     layers = host.layers()
-    saved = measure(host, layers, args, kwargs) if args or kwargs else {}
+    saved, kernels = measure(host, layers, args, kwargs) if args or kwargs else ({}, {})
     rows = Explanation()
     for layer in layers:
         for name, adapter in layer.adapters.items():
@@ -86,16 +90,21 @@ def explain(host: nn.Module, args: tuple, kwargs: dict[str, Any]) -> Explanation
                 for holder, attribute in adapter.own
                 if isinstance(p := getattr(holder, attribute), nn.Parameter)
             )
-            rows.append(Row(layer.path, name, adapter.method.name, count, path, reason, saved.get(id(layer))))
+            measured = saved.get(id(layer)), kernels.get(id(layer))
+            rows.append(Row(layer.path, name, adapter.method.name, count, path, reason, *measured))
     return rows
 
 
-def measure(host: nn.Module, layers: list[AdaptedLayer], args: tuple, kwargs: dict[str, Any]) -> dict[int, int]:
+def measure(
+    host: nn.Module, layers: list[AdaptedLayer], args: tuple, kwargs: dict[str, Any]
+) -> tuple[dict[int, int], dict[int, str]]:
     """Bytes of the storages that autograd keeps for each layer in one forward; parameters and what is already counted for
-    an outer layer's caller excluded. Saved-tensor hooks see exactly what backward will use."""
+    an outer layer's caller excluded. Saved-tensor hooks see exactly what backward will use. And what the library says of
+    each layer's updates."""
     parameters = {p.untyped_storage().data_ptr() for p in [*host.parameters(), *host.buffers()]}
     stack: list[int] = []
     found: dict[int, dict[int, int]] = {}
+    routes: dict[int, list[str]] = {}
 
     def pack(tensor: torch.Tensor) -> torch.Tensor:
         storage = tensor.untyped_storage()
@@ -103,10 +112,24 @@ def measure(host: nn.Module, layers: list[AdaptedLayer], args: tuple, kwargs: di
             found.setdefault(stack[-1], {})[storage.data_ptr()] = storage.nbytes()
         return tensor.detach()  # a saved output returned as it is would be a reference cycle, never freed
 
+    def turn() -> None:
+        """What was recorded so far belongs to the innermost layer that runs."""
+        lines = _core.take_routes(True)
+        if stack:
+            routes.setdefault(stack[-1], []).extend(lines)
+
+    def enter(module: nn.Module, _: Any) -> None:
+        turn()
+        stack.append(id(module))
+
+    def leave(*_: Any) -> None:
+        turn()
+        stack.pop()
+
     hooks = []
     for layer in layers:
-        hooks.append(layer.register_forward_pre_hook(lambda module, _: stack.append(id(module))))
-        hooks.append(layer.register_forward_hook(lambda *_: (stack.pop(), None)[1], always_call=True))
+        hooks.append(layer.register_forward_pre_hook(enter))
+        hooks.append(layer.register_forward_hook(leave, always_call=True))
     try:
         # The result is held to the end, so that no storage is freed and its address counted twice.
         with torch.enable_grad(), torch.autograd.graph.saved_tensors_hooks(pack, lambda t: t):
@@ -114,5 +137,7 @@ def measure(host: nn.Module, layers: list[AdaptedLayer], args: tuple, kwargs: di
     finally:
         for hook in hooks:
             hook.remove()
+        _core.take_routes(False)
     del held
-    return {key: sum(storages.values()) for key, storages in found.items()}
+    kernels = {id(layer): "; ".join(routes.get(id(layer)) or ["torch's own operators"]) for layer in layers}
+    return {key: sum(storages.values()) for key, storages in found.items()}, kernels

@@ -71,6 +71,12 @@ std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::
   return {reduce({x}, factor, scale), sum_rows({x}, left, sum_scale, rounded).t().contiguous()};
 }
 
+std::string products_served_by(const Dropped& x, int64_t rank) {
+  if (on_cpu(x, rank)) return "tiles of rows, on all threads";
+  if (on_device(x, rank)) return "a GPU's kernels";
+  return "library products";
+}
+
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
                   const at::Tensor& bias, const at::Tensor& base) {
   at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());

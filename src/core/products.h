@@ -7,6 +7,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
+
 #include "core/dropped.h"
 
 namespace veneer {
@@ -23,5 +25,8 @@ std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::
 // base [N, d] and bias [d] or undefined -> [N, d]. No base or bias with a mask.
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask = {},
                   const at::Tensor& bias = {}, const at::Tensor& base = {});
+
+// What serves products of x with matrices of `rank` rows, in words.
+std::string products_served_by(const Dropped& x, int64_t rank);
 
 }  // namespace veneer

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <numbers>
 
 #include "device/circulant.h"
@@ -134,7 +135,17 @@ at::Tensor Toeplitz::spectrum(const at::Tensor& t) const {
   return Convolution(length_).spectrum(at::cat({down, t.narrow(0, 0, d_in_ - 1)}));
 }
 
+bool Toeplitz::tiled(const at::Tensor& x) const {
+  constexpr int64_t narrow = 128;
+  return std::min(d_in_, d_out_) > narrow && cpu::takes_circulant(x, sizes());
+}
+
+bool Toeplitz::on_cpu(const at::Tensor& x) const {
+  return !at::GradMode::is_enabled() && cpu::takes_circulant(x, sizes());
+}
+
 at::Tensor Toeplitz::product(const at::Tensor& x, const at::Tensor& spectrum) const {
+  if (on_cpu(x)) return cpu::circulant_product(x, spectrum.view({1, 1, -1}), sizes());
   const Convolution cyclic(length_);
   return as(cyclic.signal(cyclic.spectrum(x) * spectrum).narrow(-1, 0, d_out_), x);
 }
@@ -142,6 +153,10 @@ at::Tensor Toeplitz::product(const at::Tensor& x, const at::Tensor& spectrum) co
 std::vector<at::Tensor> Toeplitz::pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
                                            bool wants_x) const {
   const Convolution cyclic(length_);
+  if (on_cpu(x)) {
+    const auto [dx, sums] = cpu::circulant_gradients(x, dy, spectrum.view({1, 1, -1}), sizes(), wants_x);
+    return {dx, (sums * cyclic.weights(sums)).view({-1})};
+  }
   const at::Tensor g = cyclic.spectrum(dy);
   at::Tensor dx;
   if (wants_x) dx = cyclic.signal(g * spectrum.conj()).narrow(-1, 0, d_in_);

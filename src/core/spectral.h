@@ -60,8 +60,14 @@ class Toeplitz {
   // The gradients of x (undefined unless wanted) and of the spectrum.
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
                                    bool wants_x) const;
+  // Whether both go through rows like x [N, *] themselves; not where T is narrow, and multiplied dense.
+  bool tiled(const at::Tensor& x) const;
 
  private:
+  bool on_cpu(const at::Tensor& x) const;
+  // Of the circulant matrix that T is a corner of.
+  cpu::CirculantShape sizes() const { return {1, 1, length_, d_in_, d_out_}; }
+
   int64_t d_in_;
   int64_t d_out_;
   int64_t length_;  // of the cyclic convolution T is embedded in

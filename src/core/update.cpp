@@ -8,6 +8,7 @@
 
 #include "core/products.h"
 #include "core/recording.h"
+#include "core/routes.h"
 #include "device/extended.h"
 #include "veneer/numeric.h"
 
@@ -146,7 +147,7 @@ struct Prepared {
 
   Tensors by_pullback(const at::Tensor& dy, const Dropped& x, const at::Tensor& gain, bool wants_x,
                       at::Tensor& dx) const {
-    if (matrix.costly() && !wants_x && !x.seed.defined() && x.x.size(0) >= 2 * matrix.d_in() &&
+    if (matrix.costly() && !matrix.tiled(x.x) && !wants_x && !x.seed.defined() && x.x.size(0) >= 2 * matrix.d_in() &&
         wide_type(x.x.scalar_type()) == x.x.scalar_type()) {
       const at::Tensor unit = at::eye(matrix.d_in(), x.x.options());  // whose row i is multiplied to column i of M
       return by_pullback(at::mm(x.x.t(), dy), {unit}, gain, false, dx);
@@ -205,8 +206,34 @@ bool Update::merges(const Dropped& x, const Base& base) const {
          x.x.size(0) >= 2 * std::min(matrix_.d_in(), matrix_.d_out());
 }
 
+std::string Update::route(const Dropped& x, const Base& base) const {
+  if (merges(x, base)) return "M is added to the weight: many rows, no dropout, more than 16 bits";
+  if (as_dense(matrix_, x.x)) {
+    return std::string("M is made dense: many rows, and ") +
+           (matrix_.costly() ? "its own products cost more" : "it is narrow");
+  }
+  switch (matrix_.form()) {
+    case Matrix::Form::factors: {
+      const int64_t rank = matrix_.prepare(params_)[0].size(0);
+      if (base.weight.defined() && device::takes_extended(x.x, base.weight, rank)) {
+        return "two factors, in the layer's own product";
+      }
+      return "two factors: " + products_served_by(x, rank);
+    }
+    case Matrix::Form::dense: return "dense: " + products_served_by(x, std::min(matrix_.d_in(), matrix_.d_out()));
+    case Matrix::Form::other: break;
+  }
+  if (matrix_.tiled(x.x)) return "its own products: tiles of rows, on all threads";
+  return whole(matrix_, matrix_.prepare(params_), x.x) ? "its own products, all rows at once"
+                                                       : "its own products: parts of the rows, on all threads";
+}
+
 std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base) const {
   const bool factors = matrix_.form() == Matrix::Form::factors;
+  if (routes_wanted() && !x.x.is_meta() && x.x.size(0) > 0) {
+    add_route(c10::str("M [", matrix_.d_out(), ", ", matrix_.d_in(), "], ", x.x.size(0), " rows of ", x.x.scalar_type(),
+                       ": ", route(x, base)));
+  }
   if (merges(x, base)) {
     Tensors result{at::linear(x.x, matrix_.merged(base.weight, params_, scale_), base.bias)};
     if (factors) result.push_back(reduce(x, as(matrix_.prepare(params_)[0], x.x), scale_));

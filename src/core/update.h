@@ -6,6 +6,7 @@
 
 #include <ATen/core/Tensor.h>
 
+#include <string>
 #include <vector>
 
 #include "core/dropped.h"
@@ -42,6 +43,9 @@ class Update {
                                    const at::Tensor& gain = {}) const;
 
  private:
+  // Which way forward goes, in words.
+  std::string route(const Dropped& x, const Base& base) const;
+
   const Matrix& matrix_;
   const Params& params_;
   double scale_;

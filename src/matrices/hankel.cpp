@@ -25,6 +25,7 @@ class Hankel final : public Matrix {
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {toeplitz_.spectrum(params["hankel_h"])};
   }
+  bool tiled(const at::Tensor& x) const override { return toeplitz_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return toeplitz_.product(x.flip(1), prepared[0]);
   }

@@ -62,6 +62,7 @@ class SymmetricToeplitz final : public Matrix {
     return spectra;
   }
 
+  bool tiled(const at::Tensor& x) const override { return toeplitz_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     at::Tensor y = resized(x, n_);
     for (const at::Tensor& spectrum : prepared) y = toeplitz_.product(y, spectrum);

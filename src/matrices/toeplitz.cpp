@@ -27,6 +27,7 @@ class GeneralToeplitz final : public Matrix {
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {toeplitz_.spectrum(params["toeplitz_t"])};
   }
+  bool tiled(const at::Tensor& x) const override { return toeplitz_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return toeplitz_.product(x, prepared[0]);
   }

@@ -38,10 +38,15 @@ class Additive final : public Method {
         matrix_(bind_matrix(options.matrix("matrix"), matrix_site(options, site))),
         scale_(options.number("scale") * matrix_->scale()),
         dropout_(dropout_probability(options.number("dropout"))),
+        row_dropout_(options.number("rank_dropout")),
+        whole_dropout_(options.number("module_dropout")),
+        keeps_mean_(options.flag("rank_dropout_scale")),
         decompose_(options.flag("decompose")),
         drop_base_(options.text("dora_dropout") == "peft") {
     VENEER_CHECK(!decompose_ || (site.kind == SiteKind::linear && site.has_weight), "additive",
                  "decompose (DoRA) needs the base layer's dense weight, got a site without one");
+    VENEER_CHECK(!decompose_ || !drops_rows(), "additive",
+                 "decompose (DoRA) cannot be combined with rank_dropout or module_dropout");
   }
 
   ParameterSpecs parameters() const override {
@@ -60,13 +65,19 @@ class Additive final : public Method {
     const at::Tensor dropped = Dropped{x, in.seed, dropout_}.all();
     const bool owned = !in.y.defined();
     const at::Tensor y = owned ? at::linear(x, in.weight, in.bias) : rows(in.y);
+    if (in.seed.defined() && drops_rows()) {
+      const at::Tensor update = wide(matrix_->apply(dropped, params)) * kept_rows(in.seed);
+      return unrows(y + as(update * scale_, y), in.x);
+    }
     return unrows(decompose_ ? decomposed(in, y, owned, x, dropped, params)
                              : matrix_->accumulate(y, owned, dropped, params, scale_),
                   in.x);
   }
 
   // HF PEFT's dropout inside DoRA drops the base's input too: that is another product, and rare.
-  bool fused(const Input& in) const override { return !decompose_ || !drop_base_ || !in.seed.defined(); }
+  bool fused(const Input& in) const override {
+    return !in.seed.defined() || (!drops_rows() && (!decompose_ || !drop_base_));
+  }
 
   // Kept is the update's, and with decompose the output before it is rescaled and the norms n.
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
@@ -118,9 +129,23 @@ class Additive final : public Method {
   Composition composition() const override { return decompose_ ? Composition::exclusive : Composition::additive; }
   bool placed() const override { return matrix_->placed(); }
   bool needs_weight() const override { return decompose_; }
-  double dropout() const override { return dropout_; }
+  double dropout() const override { return std::max({dropout_, row_dropout_, whole_dropout_}); }
 
  private:
+  bool drops_rows() const { return row_dropout_ > 0.0 || whole_dropout_ > 0.0; }
+
+  // The factors [d_out] on the rows of M in this call: LyCORIS's rank_dropout, which leaves the others as they are, or
+  // keeps the mean factor at one; and its module_dropout. Each draws from a seed of its own.
+  at::Tensor kept_rows(const at::Tensor& seed) const {
+    const auto options = at::device(seed.device()).dtype(at::kFloat);
+    const auto kept = [&](int64_t n, int64_t stream, double p) {
+      return seeded_dropout(at::ones({n}, options), seed + stream, dropout_probability(p)).ne(0).to(at::kFloat);
+    };
+    at::Tensor factors = kept(site_.d_out, 1, row_dropout_);
+    if (keeps_mean_) factors = factors / factors.mean().clamp_min(0.5 / static_cast<double>(site_.d_out));
+    return factors * kept(1, 2, whole_dropout_);
+  }
+
   Update update(const Params& params) const { return {*matrix_, params, scale_}; }
   Dropped input_of(const Input& in) const { return {rows(in.x).contiguous(), in.seed, dropout_}; }
   static Base base_of(const Input& in) {
@@ -171,6 +196,9 @@ class Additive final : public Method {
   std::shared_ptr<const Matrix> matrix_;
   double scale_;
   double dropout_;
+  double row_dropout_;
+  double whole_dropout_;
+  bool keeps_mean_;
   bool decompose_;
   bool drop_base_;
 };
@@ -188,6 +216,9 @@ const RegisterMethod registrar{
      {Option::matrix("matrix", "low_rank", "M, any structured matrix"),
       Option::number("scale", 1.0, "s, times the matrix's own scale"),
       Option::number("dropout", 0.0, "probability of dropping an element of M's input", 0.0, 0.9999),
+      Option::number("rank_dropout", 0.0, "probability of dropping a row of M, for all tokens of a call", 0.0, 0.9999),
+      Option::flag("rank_dropout_scale", false, "divide the rows that are kept by their share"),
+      Option::number("module_dropout", 0.0, "probability of leaving out the whole update in a call", 0.0, 0.9999),
       Option::flag("decompose", false, "train the norms of the rows apart from their directions (DoRA)"),
       Option::choice("dora_dropout", "peft",
                      "with dropout: drop the input of the rescaled base product too, as HF PEFT "

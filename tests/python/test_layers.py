@@ -466,6 +466,8 @@ def test_explain_counts_and_measures():
     # x [21, 24] and x A^T [21, 3] in float32, and nothing else; in the first layer too, where x needs no gradient.
     assert [r.saved_bytes for r in measured] == [4 * 21 * (24 + 3)] * 4
     assert "2,268" in str(measured)
+    kernels = "M [24, 24], 21 rows of Float: two factors: tiles of rows, on all threads"
+    assert {r.kernels for r in measured} == {kernels}
     adapted.add_adapter("other", ROWS["ia3"].make(model))
     by_name = {(r.layer, r.adapter): r for r in adapted.explain()}
     assert by_name["bert.encoder.layer.0.attention.self.key", "other"].reason == "not active"

@@ -32,18 +32,18 @@ VENEER_INLINE void pass(float* z, int64_t d, int64_t length, const float* roots)
   for (int64_t start = 0; start < d; start += length) {
     for (int64_t offset = 0; offset < part; ++offset) {
       float* const at = z + (start + offset) * pair;
-      const float* const w = roots + 2 * (N - 1) * offset;
+      const float* const w = roots + 2 * int64_t{N - 1} * offset;
       Pair v[N];
       VENEER_UNROLL
       for (int j = 0; j < N; ++j) load_pair(v[j], at + j * part * pair);
       if constexpr (inverse) {
         VENEER_UNROLL
-        for (int j = 1; j < N; ++j) v[j] = v[j] * conj(complex(w + 2 * (j - 1)));
+        for (int64_t j = 1; j < N; ++j) v[j] = v[j] * conj(complex(w + 2 * (j - 1)));
         inverse_dft<N>(v);
       } else {
         dft<N>(v);
         VENEER_UNROLL
-        for (int j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
+        for (int64_t j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
       }
       VENEER_UNROLL
       for (int j = 0; j < N; ++j) store_pair(at + j * part * pair, v[j]);

@@ -22,6 +22,9 @@ message(STATUS "Torch ${VeneerTorch_VERSION} in ${VeneerTorch_LIBRARY_DIR}")
 # Without it at::parallel_for, a template in torch's headers, is a plain loop. Torch's wheels bring an OpenMP library of
 # the same name as the compiler's, so that a process has one.
 find_package(OpenMP REQUIRED COMPONENTS CXX)
+add_library(veneer_openmp INTERFACE)
+target_compile_options(veneer_openmp INTERFACE ${OpenMP_CXX_FLAGS})
+target_link_options(veneer_openmp INTERFACE ${OpenMP_CXX_FLAGS}) # by name: the compiler's own path must not win
 
 # spdlog without its shared library, nor fmt's: the wheel must not need system libraries.
 add_library(veneer_spdlog INTERFACE)

@@ -128,7 +128,8 @@ def test_outputs_and_gradients_are_peft_s(model, name, dtype, tmp_path):
             torch.testing.assert_close(
                 got[1][key] / scale, gradient / scale, **tolerance, msg=lambda text, key=key: f"{key}: {text}"
             )
-        torch.testing.assert_close(got[2], expected[2], **tolerance)
+        scale = max(1.0, expected[2].abs().max().item())
+        torch.testing.assert_close(got[2] / scale, expected[2] / scale, **tolerance)
     assert not torch.equal(got[0], MODELS[model].base_output(dtype))
 
 

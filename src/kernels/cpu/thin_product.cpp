@@ -56,20 +56,46 @@ VENEER_INLINE void panel(const ThinProduct& call, int64_t column, int64_t width,
   if constexpr (rows > 1) panel<rows / 2, columns>(call, column, width, i);
 }
 
-// As many sums as the sixteen registers of AVX2 hold beside what is multiplied; and of `right` no more rows at a time
-// than its panel may have in the first-level cache, since every block of rows reads them again.
+// As many sums as the sixteen registers of AVX2 hold beside what is multiplied.
+constexpr int64_t widest = 3 * lanes;
+// Rows of `right` that are taken at once: their panel then has room in the first-level cache, where every block of rows
+// reads it again.
+constexpr int64_t deepest = 256;
+
+// Columns [column, column + width) of `right`, one row after another: rows far apart would share few sets of the cache.
+VENEER_INLINE void pack(const ThinProduct& call, int64_t column, int64_t width, float* panel) {
+  for (int64_t k = 0; k < call.k; ++k) {
+    for (int64_t j = 0; j < width; j += lanes) {
+      Vector v;
+      load(v, call.right + k * call.right_row + column + j);
+      store(panel + k * widest + j, v);
+    }
+  }
+}
+
+template <int rows, int columns>
+VENEER_INLINE void packed_panel(ThinProduct call, int64_t column, float* space) {
+  constexpr int64_t enough_rows = 12, enough_depth = 12;
+  if (call.right_row > widest && call.m >= enough_rows && call.k >= enough_depth) {
+    pack(call, column, columns * lanes, space);
+    call.right = space - column;
+    call.right_row = widest;
+  }
+  panel<rows, columns>(call, column, lanes);
+}
+
 VENEER_INLINE void run(const ThinProduct& whole) {
-  constexpr int64_t most = 256;
-  for (int64_t k = 0; k < whole.k || k == 0; k += most) {
+  alignas(64) float space[deepest * widest];
+  for (int64_t k = 0; k < whole.k || k == 0; k += deepest) {
     ThinProduct call = whole;
     call.left += k * whole.left_column;
     call.right += k * whole.right_row;
-    call.k = whole.k - k < most ? whole.k - k : most;
+    call.k = whole.k - k < deepest ? whole.k - k : deepest;
     call.accumulate = whole.accumulate || k > 0;
     int64_t column = 0;
-    for (; column + 3 * lanes <= call.n; column += 3 * lanes) panel<4, 3>(call, column, lanes);
-    for (; column + 2 * lanes <= call.n; column += 2 * lanes) panel<4, 2>(call, column, lanes);
-    for (; column + lanes <= call.n; column += lanes) panel<8, 1>(call, column, lanes);
+    for (; column + 3 * lanes <= call.n; column += 3 * lanes) packed_panel<4, 3>(call, column, space);
+    for (; column + 2 * lanes <= call.n; column += 2 * lanes) packed_panel<4, 2>(call, column, space);
+    for (; column + lanes <= call.n; column += lanes) packed_panel<8, 1>(call, column, space);
     if (column < call.n) panel<8, 1>(call, column, call.n - column);
   }
 }

@@ -43,7 +43,7 @@ int64_t width_of(int64_t block, int64_t g, int64_t d) { return std::clamp<int64_
 template <class T>
 void read(const Transform& transform, const at::Tensor& x, int64_t begin, int64_t n, int64_t count, float* z) {
   const int64_t g = transform.length(), d = x.size(1);
-  const float* const rows = wide_rows<T>(x, begin, n, 0);
+  const float* const rows = widened(in<T>(x) + begin * d, n * d, 0);
   for (int64_t i = 0; i < count; ++i) {
     transform.forward(rows + i * g, n, width_of(i, g, d), d, z + i * transform.numbers());
   }
@@ -54,12 +54,8 @@ template <class T, class Filter>
 void write(const Transform& transform, const float* z, int64_t inputs, int64_t outputs, const Filter& filter,
            bool conjugate, const at::Tensor& y, int64_t begin, int64_t n) {
   const int64_t g = transform.length(), d = y.size(1);
-  float* rows = nullptr;
-  if constexpr (std::is_same_v<T, float>) {
-    rows = out<float>(y) + begin * d;
-  } else {
-    rows = room<float>(n * d, 0);
-  }
+  T* const to = out<T>(y) + begin * d;
+  float* const rows = tile_for(to, n * d, 0);
   float* const sum = room<float>(transform.numbers(), 2);
   for (int64_t i = 0; i < outputs; ++i) {
     for (int64_t j = 0; j < inputs; ++j) {
@@ -67,7 +63,7 @@ void write(const Transform& transform, const float* z, int64_t inputs, int64_t o
     }
     transform.inverse(sum, rows + i * g, n, width_of(i, g, d), d);
   }
-  if constexpr (!std::is_same_v<T, float>) kernels::cpu::narrow(rows, out<T>(y) + begin * d, n * d);
+  put(rows, to, n * d);
 }
 
 }  // namespace

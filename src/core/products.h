@@ -1,8 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // Products of many rows with few: what low-rank updates and narrow layers are made of. By the kernels of a GPU where it
-// has them, part by part on a CPU where a dropout mask is drawn, else by the libraries. Without gradients; matrices are
-// contiguous but for factors, which may have any strides, and all in one dtype. Rows may be none, or meta.
+// has them, by tiles of rows on a CPU for low ranks (core/thin.h), else by the libraries. Without gradients; matrices
+// are contiguous but for factors, which may have any strides, and all in one dtype. Rows may be none, or meta.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -12,6 +12,9 @@
 #include "core/dropped.h"
 
 namespace veneer {
+
+// A matrix with a side of up to this many is multiplied dense where there are many rows, whatever its structure.
+constexpr int64_t narrow_side = 128;
 
 // scale * dropout(x) factor^T: x [N, d], factor [r, d] -> [N, r].
 at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale);

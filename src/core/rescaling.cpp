@@ -23,15 +23,11 @@ void scale_by_tiles(const at::Tensor& y, const at::Tensor& g, const at::Tensor& 
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
     cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t) {
-      const float* const rows = cpu::wide_rows<T>(y, begin, n, 0);
       T* const to = cpu::out<T>(result) + begin * d;
-      if constexpr (std::is_same_v<T, float>) {
-        kernels::cpu::scale_columns(rows, numbers(g), numbers(shift), to, n, d);
-      } else {
-        float* const wide = cpu::room<float>(n * d, 1);
-        kernels::cpu::scale_columns(rows, numbers(g), numbers(shift), wide, n, d);
-        kernels::cpu::narrow(wide, to, n * d);
-      }
+      float* const tile = cpu::tile_for(to, n * d, 1);
+      const float* const rows = cpu::widened(cpu::in<T>(y) + begin * d, n * d, 0);
+      kernels::cpu::scale_columns(rows, numbers(g), numbers(shift), tile, n, d);
+      cpu::put(tile, to, n * d);
     });
   });
 }
@@ -40,8 +36,10 @@ void sum_by_tiles(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& b
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
     cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t strip) {
-      kernels::cpu::sum_columns(cpu::wide_rows<T>(dy, begin, n, 0), cpu::wide_rows<T>(y, begin, n, 1), numbers(bias),
-                                sums.mutable_data_ptr<float>() + strip * d, n, d);
+      const auto rows = [&](const at::Tensor& t, size_t which) {
+        return cpu::widened(cpu::in<T>(t) + begin * d, n * d, which);
+      };
+      kernels::cpu::sum_columns(rows(dy, 0), rows(y, 1), numbers(bias), cpu::out<float>(sums) + strip * d, n, d);
     });
   });
 }

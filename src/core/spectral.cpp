@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <numbers>
 
+#include "core/products.h"
 #include "device/circulant.h"
 #include "device/columns.h"
 #include "device/plain.h"
@@ -136,8 +137,7 @@ at::Tensor Toeplitz::spectrum(const at::Tensor& t) const {
 }
 
 bool Toeplitz::tiled(const at::Tensor& x) const {
-  constexpr int64_t narrow = 128;
-  return std::min(d_in_, d_out_) > narrow && cpu::takes_circulant(x, sizes());
+  return std::min(d_in_, d_out_) > narrow_side && cpu::takes_circulant(x, sizes());
 }
 
 bool Toeplitz::on_cpu(const at::Tensor& x) const {

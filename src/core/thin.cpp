@@ -10,13 +10,15 @@
 #include "core/tiles.h"
 #include "kernels/cpu/seeded_dropout.h"
 #include "kernels/cpu/thin_product.h"
+#include "kernels/cpu/vector.h"
 #include "veneer/dropout.h"
 
 namespace veneer::cpu {
 namespace {
 
+using kernels::cpu::lanes;
+
 // Factors are padded to whole vectors.
-constexpr int64_t lanes = 8;
 int64_t padded(int64_t r) { return (r + lanes - 1) / lanes * lanes; }
 
 // Rows of a tile: a multiple of what the product takes at once, and few enough for the second-level cache; more of them
@@ -43,13 +45,7 @@ const float* rows_of(const Dropped& x, int64_t begin, int64_t n) {
     drop(rows, dropped, n * d, x, begin * d);
     rows = dropped;
   }
-  if constexpr (std::is_same_v<T, float>) {
-    return rows;
-  } else {
-    float* const wide = room<float>(n * d, 0);
-    kernels::cpu::widen(rows, wide, n * d);
-    return wide;
-  }
+  return widened(rows, n * d, 0);
 }
 
 // The numbers of a tile as T, in the tile itself or in a room.
@@ -155,18 +151,15 @@ void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& fac
   for_type(y, [&]<class T>(T) {
     by_tiles(y, tile_rows(d, r), [&](int64_t begin, int64_t n, int64_t) {
       T* const to = out<T>(y) + begin * d;
-      float* tile = room<float>(n * d, 0);
-      if constexpr (std::is_same_v<T, float>) {
-        if (!mask.seed.defined()) tile = to;
-      }
+      float* const tile = mask.seed.defined() ? room<float>(n * d, 0) : tile_for(to, n * d, 0);
       if (base.defined()) kernels::cpu::widen(in<T>(base) + begin * d, tile, n * d);
       if (added.defined()) kernels::cpu::add_to_rows(tile, in<float>(added), n, d, /*accumulate=*/base.defined());
       kernels::cpu::thin_product({in<float>(left) + begin * r, r, 1, in<float>(right), d, tile, d, n, r, d,
                                   /*accumulate=*/base.defined() || added.defined()});
       if (mask.seed.defined()) {
         drop(narrowed<T>(tile, n * d), to, n * d, mask, begin * d);
-      } else if (static_cast<void*>(tile) != to) {
-        kernels::cpu::narrow(tile, to, n * d);
+      } else {
+        put(tile, to, n * d);
       }
     });
   });

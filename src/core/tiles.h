@@ -49,17 +49,30 @@ T* room(int64_t numbers, size_t which) {
   return room.data();
 }
 
-// n rows of x from `begin` on as float32, in x itself or in a room.
+// Numbers as float32: themselves, or in a room.
 template <class T>
-const float* wide_rows(const at::Tensor& x, int64_t begin, int64_t n, size_t which) {
-  const int64_t d = x.size(1);
+const float* widened(const T* from, int64_t numbers, size_t which) {
   if constexpr (std::is_same_v<T, float>) {
-    return in<float>(x) + begin * d;
+    return from;
   } else {
-    float* const to = room<float>(n * d, which);
-    kernels::cpu::widen(in<T>(x) + begin * d, to, n * d);
+    float* const to = room<float>(numbers, which);
+    kernels::cpu::widen(from, to, numbers);
     return to;
   }
+}
+
+// Where float32 numbers are written that are to be those at `to`: there, or in a room, from which `put` takes them.
+template <class T>
+float* tile_for(T* to, int64_t numbers, size_t which) {
+  if constexpr (std::is_same_v<T, float>) {
+    return to;
+  } else {
+    return room<float>(numbers, which);
+  }
+}
+template <class T>
+void put(const float* tile, T* to, int64_t numbers) {
+  if constexpr (!std::is_same_v<T, float>) kernels::cpu::narrow(tile, to, numbers);
 }
 
 // f(first, rows, strip) for tile after tile of at most `rows` rows, see by_rows.

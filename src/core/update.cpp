@@ -39,10 +39,9 @@ at::Tensor fresh(const at::Tensor& t, const at::Tensor& other) {
 // Whether x [N, d_in] is multiplied with the dense matrix, made once a call, though it has a structure: for many rows
 // where a narrow one is a thin product, or where its own products cost more.
 bool as_dense(const Matrix& matrix, const at::Tensor& x) {
-  constexpr int64_t narrow = 128;
   if (matrix.form() != Matrix::Form::other || x.is_meta() || matrix.tiled(x)) return false;
   const int64_t less = std::min(matrix.d_in(), matrix.d_out());
-  return x.size(0) >= 2 * less && (less <= narrow || matrix.costly());
+  return x.size(0) >= 2 * less && (less <= narrow_side || matrix.costly());
 }
 
 // What a matrix prepared for products adds to an output, and what it gives of gradients.

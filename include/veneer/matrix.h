@@ -57,15 +57,15 @@ class Matrix {
   // Whether `pullback` costs more than a product with a dense matrix. Then, for many rows, the gradient of the dense
   // matrix is found first, and `pullback` takes it from there, with d_in rows.
   virtual bool costly() const { return false; }
-  // `dense` where nothing is recorded, as fast as it can be had, in time of `product` with d_in rows at most: a method
-  // with more rows may add it to a weight and save the products with M.
+  // `dense` where nothing is recorded, as fast as it can be had, in time of `product` with d_in rows at most.
   virtual at::Tensor build(const Params& params) const { return dense(params); }
+  // weight + scale * M where nothing is recorded, in weight's dtype, likewise: a method with many rows saves the
+  // products with M.
+  virtual at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const;
   // x [N, d_in] -> x M^T [N, d_out], in x's dtype.
   at::Tensor apply(const at::Tensor& x, const Params& params) const;
   // y + scale * x M^T, in y's dtype; x [N, d_in], y [N, d_out]. `owned`: y may be overwritten.
   at::Tensor accumulate(const at::Tensor& y, bool owned, const at::Tensor& x, const Params& params, double scale) const;
-  // weight + scale * M where nothing is recorded, in weight's dtype.
-  at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const;
   // Norms [d_out] of the rows of weight + scale * M, in float32 (float64 for float64 weights); weight [d_out, d_in].
   at::Tensor row_norms(const at::Tensor& weight, const Params& params, double scale) const;
 

@@ -7,6 +7,7 @@
 #include <ATen/ThreadLocalState.h>
 
 #include <algorithm>
+#include <bit>
 
 #include "veneer/dropout.h"
 
@@ -28,21 +29,44 @@ void Dropped::put_part(const at::Tensor& dx, const at::Tensor& g, int64_t begin)
 
 at::Tensor Dropped::masked(const at::Tensor& g) const { return seeded_dropout(g, seed, p); }
 
+namespace {
+
+// A power of two of strips, so that threads have equal numbers of them, in multiples of the rows of a tile.
+struct Strips {
+  int64_t strip, part, count;  // rows of both
+
+  explicit Strips(const at::Tensor& x) {
+    constexpr int64_t bytes = int64_t{512} << 10, tile = 16, fewest = 2 * tile;
+    const int64_t n = x.size(0), fit = std::max(fewest, bytes / std::max<int64_t>(1, x.size(1) * x.element_size()));
+    const auto some = std::bit_ceil(static_cast<uint64_t>(shared(n, fit)));
+    strip = rounded_up(shared(n, std::min(static_cast<int64_t>(some), row_strips)), tile);
+    part = rounded_up(shared(strip, shared(strip, fit)), tile);
+    count = shared(n, strip);
+  }
+
+ private:
+  static int64_t shared(int64_t n, int64_t parts) { return parts == 0 ? 0 : (n + parts - 1) / parts; }
+  static int64_t rounded_up(int64_t n, int64_t unit) { return shared(n, unit) * unit; }
+};
+
+}  // namespace
+
+int64_t strips_of(const at::Tensor& x) { return x.is_meta() ? row_strips : Strips(x).count; }
+
 void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, int64_t, int64_t)>& f) {
   if (x.is_meta()) return;
   const int64_t n = x.size(0);
   if (n == 0) return;
   if (whole || !x.is_cpu()) return f(0, n, 0);
-  constexpr int64_t bytes = int64_t{512} << 10, fewest = 32;
-  const int64_t fit = std::max(fewest, bytes / std::max<int64_t>(1, x.size(1) * x.element_size()));
-  const int64_t strip = std::max(fit, (n + row_strips - 1) / row_strips);
-  const int64_t parts = (strip + fit - 1) / fit, part = (strip + parts - 1) / parts;
+  const Strips strips(x);
   const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here
-  at::parallel_for(0, (n + strip - 1) / strip, 1, [&](int64_t first, int64_t last) {
+  at::parallel_for(0, strips.count, 1, [&](int64_t first, int64_t last) {
     const at::ThreadLocalStateGuard guard(state);
     for (int64_t i = first; i < last; ++i) {
-      const int64_t end = std::min(n, (i + 1) * strip);
-      for (int64_t begin = i * strip; begin < end; begin += part) f(begin, std::min(end, begin + part), i);
+      const int64_t end = std::min(n, (i + 1) * strips.strip);
+      for (int64_t begin = i * strips.strip; begin < end; begin += strips.part) {
+        f(begin, std::min(end, begin + strips.part), i);
+      }
     }
   });
 }

@@ -55,7 +55,7 @@ at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool
   if (on_device(x, r)) return device::summed(x, left, scale, rounded);
   if (!x.seed.defined()) return scaled(at::mm(left.t(), x.x), scale);
   if (r > few) return scaled(at::mm(left.t(), x.part(0, x.x.size(0))), scale);
-  const at::Tensor sums = at::zeros({row_strips, r, x.x.size(1)}, x.x.options());
+  const at::Tensor sums = at::zeros({strips_of(x.x), r, x.x.size(1)}, x.x.options());
   by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t strip) {
     sums.select(0, strip).addmm_(left.narrow(0, begin, end - begin).t(), x.part(begin, end));
   });

@@ -32,14 +32,20 @@ void scale_by_tiles(const at::Tensor& y, const at::Tensor& g, const at::Tensor& 
   });
 }
 
-void sum_by_tiles(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& sums) {
+// Both gradients while a tile is in the cache.
+void pull_back_by_tiles(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
+                        const at::Tensor& sums, const at::Tensor& scaled) {
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
     cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t strip) {
-      const auto rows = [&](const at::Tensor& t, size_t which) {
-        return cpu::widened(cpu::in<T>(t) + begin * d, n * d, which);
-      };
-      kernels::cpu::sum_columns(rows(dy, 0), rows(y, 1), numbers(bias), cpu::out<float>(sums) + strip * d, n, d);
+      const float* const slopes = cpu::widened(cpu::in<T>(dy) + begin * d, n * d, 0);
+      const float* const rows = cpu::widened(cpu::in<T>(y) + begin * d, n * d, 1);
+      kernels::cpu::sum_columns(slopes, rows, numbers(bias), cpu::out<float>(sums) + strip * d, n, d);
+      if (!scaled.defined()) return;
+      T* const to = cpu::out<T>(scaled) + begin * d;
+      float* const tile = cpu::tile_for(to, n * d, 1);  // y's rows are done with
+      kernels::cpu::scale_columns(slopes, numbers(g), nullptr, tile, n, d);
+      cpu::put(tile, to, n * d);
     });
   });
 }
@@ -73,10 +79,11 @@ Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::
     const at::Tensor scaled = wants_y ? at::empty_like(dy) : at::Tensor();
     return {scaled, device::column_sums(dy, y, bias, g, scaled)};
   }
-  const at::Tensor sums = at::zeros({row_strips, g.size(0)}, y.options().dtype(wide_type(y.scalar_type())));
-  if (cpu::takes_rows(y) && dy.is_contiguous()) {
-    sum_by_tiles(dy, y, as_float(bias), sums);
-    return {wants_y ? rescaled(dy, g, {}) : at::Tensor(), sums.sum(0)};
+  const at::Tensor sums = at::zeros({strips_of(y), g.size(0)}, y.options().dtype(wide_type(y.scalar_type())));
+  if (cpu::takes_rows(y) && dy.is_contiguous() && dy.scalar_type() == y.scalar_type()) {
+    const at::Tensor scaled = wants_y ? at::empty_like(dy) : at::Tensor();
+    pull_back_by_tiles(dy, y, as_float(bias), as_float(g), sums, scaled);
+    return {scaled, sums.sum(0)};
   }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
     const at::Tensor part = wide(y.narrow(0, begin, end - begin));

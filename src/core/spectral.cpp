@@ -3,6 +3,7 @@
 #include "core/spectral.h"
 
 #include <ATen/ATen.h>
+#include <ATen/Parallel.h>
 #include <c10/core/GradMode.h>
 
 #include <algorithm>
@@ -13,7 +14,7 @@
 #include "device/columns.h"
 #include "device/plain.h"
 #include "kernels/cpu/conjugate_products.h"
-#include "kernels/cpu/diagonal_sums.h"
+#include "kernels/cpu/diagonal_growth.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
@@ -76,18 +77,41 @@ at::Tensor resized(const at::Tensor& x, int64_t n) {
 
 bool grows(const at::Tensor& like) { return like.is_cpu() || device::on_gpu(like); }
 
-at::Tensor grown(const Matrix& matrix, const at::Tensor& growth, at::TensorList prepared) {
-  const at::Tensor in = at::eye(1, matrix.d_in(), growth.options()), out = at::eye(1, matrix.d_out(), growth.options());
-  const at::Tensor m = growth.narrow(0, 0, matrix.d_out()).narrow(1, 0, matrix.d_in()).contiguous();
-  m.select(1, 0).copy_(matrix.product(in, prepared).squeeze(0));
-  m.select(0, 0).copy_(matrix.pullback(in, out, prepared, true)[0].squeeze(0));
-  if (device::diagonal_sums(m)) return m;
-  if (m.scalar_type() == at::kDouble) {
-    kernels::cpu::diagonal_sums(m.mutable_data_ptr<double>(), m.size(0), m.size(1));
-  } else {
-    kernels::cpu::diagonal_sums(m.mutable_data_ptr<float>(), m.size(0), m.size(1));
+at::Tensor grown(const Matrix& matrix, const at::Tensor& left, const at::Tensor& right, at::TensorList prepared,
+                 const at::Tensor& base, double scale) {
+  const at::Tensor in = at::eye(1, matrix.d_in(), left.options()), out = at::eye(1, matrix.d_out(), left.options());
+  const at::Tensor column = matrix.product(in, prepared).squeeze(0);
+  const at::Tensor row = matrix.pullback(in, out, prepared, true)[0].squeeze(0);
+  const int64_t rows = matrix.d_out(), columns = matrix.d_in();
+  const at::Tensor l = left.narrow(0, 0, rows), r = right.narrow(1, 0, columns);
+  if (!left.is_cpu()) {
+    const at::Tensor m = at::matmul(l, r).contiguous();
+    m.select(1, 0).copy_(column);
+    m.select(0, 0).copy_(row);
+    device::diagonal_sums(m);
+    return base.defined() ? base.add(as(m, base), scale) : m;
   }
-  return m;
+  // The first places of the diagonals, from the last row's to the last column's.
+  const at::Tensor sums = at::cat({column.flip(0), row.narrow(0, 1, columns - 1)}).to(at::kDouble);
+  const at::Tensor wide_l = l.to(at::kDouble).contiguous(), wide_r = r.to(at::kDouble).contiguous();
+  const at::Tensor whole = base.defined() ? as(base, left).contiguous() : base;
+  const at::Tensor result = at::empty({rows, columns}, left.options());
+  const auto grow = [&]<class T>(T) {
+    const kernels::cpu::DiagonalGrowth<T> call{rows,
+                                               columns,
+                                               l.size(1),
+                                               wide_l.const_data_ptr<double>(),
+                                               wide_r.const_data_ptr<double>(),
+                                               whole.defined() ? whole.const_data_ptr<T>() : nullptr,
+                                               scale,
+                                               result.mutable_data_ptr<T>()};
+    constexpr int64_t grain = 64;
+    at::parallel_for(0, sums.numel(), grain, [&](int64_t begin, int64_t end) {
+      kernels::cpu::diagonal_growth(call, sums.mutable_data_ptr<double>(), begin, end);
+    });
+  };
+  left.scalar_type() == at::kDouble ? grow(double()) : grow(float());
+  return base.defined() ? as(result, base) : result;
 }
 
 // Negacyclic, n even: modulo X^n + 1 a real polynomial is a complex one of half the length modulo X^(n/2) - i, by
@@ -120,47 +144,50 @@ at::Tensor Convolution::weights(const at::Tensor& spectrum) const {
   return w;
 }
 
+at::Tensor Convolution::gradient(const at::Tensor& c) const {
+  const at::Tensor s = spectrum(c);
+  return s * weights(s);
+}
+
+at::Tensor Convolution::product(const at::Tensor& x, const at::Tensor& spectrum, int64_t width) const {
+  if (!at::GradMode::is_enabled() && tiled(x)) {
+    return cpu::circulant_product(x, signal(spectrum), sizes(x.size(1), width));
+  }
+  return as(resized(signal(this->spectrum(x) * spectrum), width), x);
+}
+
+std::vector<at::Tensor> Convolution::pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
+                                              bool wants_x) const {
+  if (!at::GradMode::is_enabled() && tiled(x)) {
+    const auto shape = sizes(x.size(1), dy.size(1));
+    const auto [dx, c] = cpu::circulant_gradients(x, dy, signal(spectrum), shape, wants_x);
+    return {dx, gradient(c.view({-1}))};
+  }
+  const at::Tensor g = this->spectrum(dy);
+  at::Tensor dx;
+  if (wants_x) dx = resized(signal(g * spectrum.conj()), x.size(1));
+  return {dx, correlation(this->spectrum(x), g)};
+}
+
 // Row i is a window of the diagonals, from the last to the first, that starts at n - 1 - i.
 at::Tensor Convolution::dense(const at::Tensor& c) const {
   const at::Tensor above = c.narrow(-1, 1, n_ - 1);
   return at::cat({negacyclic_ ? -above : above, c}, -1).flip(-1).unfold(-1, n_, 1).flip(-2);
 }
 
-Toeplitz::Toeplitz(int64_t d_in, int64_t d_out) : d_in_(d_in), d_out_(d_out), length_(fast_length(d_in + d_out - 1)) {}
+Toeplitz::Toeplitz(int64_t d_in, int64_t d_out)
+    : d_in_(d_in), d_out_(d_out), convolution_(fast_length(d_in + d_out - 1)) {}
 
 at::Tensor Toeplitz::dense(const at::Tensor& t) const { return t.flip(0).unfold(0, d_in_, 1).flip(0); }
 
 at::Tensor Toeplitz::spectrum(const at::Tensor& t) const {
   // The circulant's first column: the diagonals from the main one down, zeros, and those above it.
-  const at::Tensor down = resized(t.narrow(0, d_in_ - 1, d_out_), length_ - d_in_ + 1);
-  return Convolution(length_).spectrum(at::cat({down, t.narrow(0, 0, d_in_ - 1)}));
+  const at::Tensor down = resized(t.narrow(0, d_in_ - 1, d_out_), convolution_.length() - d_in_ + 1);
+  return convolution_.spectrum(at::cat({down, t.narrow(0, 0, d_in_ - 1)}));
 }
 
 bool Toeplitz::tiled(const at::Tensor& x) const {
-  return std::min(d_in_, d_out_) > narrow_side && cpu::takes_circulant(x, sizes());
-}
-
-bool Toeplitz::on_cpu(const at::Tensor& x) const {
-  return !at::GradMode::is_enabled() && cpu::takes_circulant(x, sizes());
-}
-
-at::Tensor Toeplitz::product(const at::Tensor& x, const at::Tensor& spectrum) const {
-  if (on_cpu(x)) return cpu::circulant_product(x, spectrum.view({1, 1, -1}), sizes());
-  const Convolution cyclic(length_);
-  return as(cyclic.signal(cyclic.spectrum(x) * spectrum).narrow(-1, 0, d_out_), x);
-}
-
-std::vector<at::Tensor> Toeplitz::pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& spectrum,
-                                           bool wants_x) const {
-  const Convolution cyclic(length_);
-  if (on_cpu(x)) {
-    const auto [dx, sums] = cpu::circulant_gradients(x, dy, spectrum.view({1, 1, -1}), sizes(), wants_x);
-    return {dx, (sums * cyclic.weights(sums)).view({-1})};
-  }
-  const at::Tensor g = cyclic.spectrum(dy);
-  at::Tensor dx;
-  if (wants_x) dx = cyclic.signal(g * spectrum.conj()).narrow(-1, 0, d_in_);
-  return {dx, cyclic.correlation(cyclic.spectrum(x), g)};
+  return std::min(d_in_, d_out_) > narrow_side && convolution_.tiled(x);
 }
 
 CirculantBlocks::CirculantBlocks(const MatrixSite& site, int64_t g)
@@ -223,9 +250,9 @@ bool CirculantBlocks::on_cpu(const at::Tensor& x) const {
 }
 
 at::Tensor CirculantBlocks::product(const at::Tensor& x, at::TensorList prepared) const {
-  if (on_cpu(x)) return cpu::circulant_product(x, prepared[0], sizes());
-  if (on_device(x)) return device::circulant_product(x, prepared[0]);
   const Convolution cyclic(g_);
+  if (on_cpu(x)) return cpu::circulant_product(x, cyclic.signal(prepared[0]), sizes());
+  if (on_device(x)) return device::circulant_product(x, prepared[0]);
   const at::Tensor signal = cyclic.spectrum(resized(x, q_ * g_).unflatten(1, {q_, g_}));  // [N, q, k]
   const at::Tensor y = mixed(signal, as(prepared[0], signal));
   return as(resized(cyclic.signal(y).flatten(1, 2), d_out()), x);
@@ -235,8 +262,8 @@ std::vector<at::Tensor> CirculantBlocks::pullback(const at::Tensor& x, const at:
                                                   bool wants_x) const {
   const Convolution cyclic(g_);
   if (on_cpu(x)) {
-    const auto [dx, sums] = cpu::circulant_gradients(x, dy, prepared[0], sizes(), wants_x);
-    return {dx, sums * cyclic.weights(sums)};
+    const auto [dx, columns] = cpu::circulant_gradients(x, dy, cyclic.signal(prepared[0]), sizes(), wants_x);
+    return {dx, cyclic.gradient(columns)};
   }
   if (on_device(x)) {
     const auto [dx, sums] = device::circulant_gradients(x, dy, prepared[0], wants_x);

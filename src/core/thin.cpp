@@ -81,7 +81,7 @@ struct Pass {
   at::Tensor factor;  // turned and padded, float32
   at::Tensor h;       // [N, r]
   at::Tensor left;    // [N, r], float32
-  at::Tensor sums;    // [row_strips, r, d]
+  at::Tensor sums;    // [strips, r, d]
 
   template <class T>
   void run() const {
@@ -112,7 +112,7 @@ void run(const Pass& pass) {
 }
 
 at::Tensor empty_sums(const Dropped& x, const at::Tensor& left) {
-  return at::zeros({row_strips, left.size(1), x.x.size(1)}, x.x.options().dtype(at::kFloat));
+  return at::zeros({strips_of(x.x), left.size(1), x.x.size(1)}, x.x.options().dtype(at::kFloat));
 }
 
 at::Tensor total(const at::Tensor& sums, const Dropped& x, bool rounded) {

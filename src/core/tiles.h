@@ -43,7 +43,7 @@ T* out(const at::Tensor& t) {
 // Room for a tile of one thread, kept for its next one; there are a few, by number.
 template <class T>
 T* room(int64_t numbers, size_t which) {
-  static thread_local std::vector<T> rooms[3];
+  static thread_local std::vector<T> rooms[4];
   auto& room = rooms[which];
   if (std::ssize(room) < numbers) room.resize(static_cast<size_t>(numbers));
   return room.data();

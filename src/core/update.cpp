@@ -155,7 +155,7 @@ struct Prepared {
     Tensors sums;
     for (const auto& tensor : tensors) {
       std::vector<int64_t> sizes = tensor.sizes().vec();
-      sizes.insert(sizes.begin(), at_once ? 1 : row_strips);
+      sizes.insert(sizes.begin(), at_once ? 1 : strips_of(x.x));
       const auto options = tensor.options().dtype(wide_type(tensor.scalar_type()));
       sums.push_back(tensor.requires_grad() ? at::zeros(sizes, options) : at::Tensor());
     }

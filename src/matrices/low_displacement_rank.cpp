@@ -13,6 +13,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/convolution_chain.h"
+#include "core/products.h"
 #include "core/spectral.h"
 #include "veneer/check.h"
 #include "veneer/numeric.h"
@@ -42,7 +44,8 @@ class LowDisplacementRank final : public Matrix {
         rank_(options.integer("rank")),
         n_(std::max(site.d_in, site.d_out)),
         cyclic_(n_),
-        negacyclic_(n_, /*negacyclic=*/true) {
+        negacyclic_(n_, /*negacyclic=*/true),
+        chain_(negacyclic_, cyclic_, n_) {
     VENEER_CHECK(operator_ != "subdiagonal" || n_ > 1, "low_displacement_rank",
                  "a trained sub-diagonal needs a size of at least 2, got 1");
   }
@@ -82,15 +85,11 @@ class LowDisplacementRank final : public Matrix {
     return (operator_ == "hankel" ? m.flip(0) : m).narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
-  // Along a diagonal each product grows by an outer product: of the sum over k a last term leaves, and comes back as
-  // the first with the other sign.
   at::Tensor build(const Params& params) const override {
-    if ((operator_ != "circulant" && operator_ != "toeplitz") || !grows(params["ldr_g"])) return dense(params);
-    const at::Tensor g = wide(params["ldr_g"]), h = wide(params["ldr_h"]), twice = 2.0 * g.t();
-    const auto prepared = prepare(params);
-    const at::Tensor growth =
-        operator_ == "toeplitz" ? at::matmul(twice, h) : at::matmul(twice, h.flip(1).roll(1, 1)).neg_();
-    return grown(*this, growth, prepared);
+    return grows_here(params) ? onto({}, params, 1.0) : dense(params);
+  }
+  at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const override {
+    return grows_here(params) ? onto(weight, params, scale) : Matrix::merged(weight, params, scale);
   }
 
   // Trained operators have no short transform: their dense matrix is the fast path.
@@ -102,31 +101,42 @@ class LowDisplacementRank final : public Matrix {
     return {cyclic_.spectrum(params["ldr_g"]), operator_ == "circulant" ? h : at::conj_physical(h)};
   }
 
+  // A narrow one is multiplied dense.
+  bool tiled(const at::Tensor& x) const override {
+    return !trained_operator() && std::min(d_in(), d_out()) > narrow_side && chain_.tiled(x);
+  }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     if (trained_operator()) return Matrix::product(x, prepared);
-    const at::Tensor inner = negacyclic_.signal(negacyclic_.spectrum(x).unsqueeze(1) * prepared[1]);  // [N, R, n]
-    const at::Tensor y = cyclic_.signal((cyclic_.spectrum(inner) * prepared[0]).sum(1));
-    return as(resized(operator_ == "hankel" ? y.flip(1) : y, d_out()), x);
+    if (operator_ != "hankel") return chain_.product(x, prepared[1], prepared[0], d_out());
+    return resized(chain_.product(x, prepared[1], prepared[0], n_).flip(1), d_out());
   }
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
     if (trained_operator()) return Matrix::pullback(x, dy, prepared, wants_x);
-    const at::Tensor signal = negacyclic_.spectrum(x).unsqueeze(1);                       // [N, 1, k]
-    const at::Tensor inner = cyclic_.spectrum(negacyclic_.signal(signal * prepared[1]));  // [N, R, k]
-    const at::Tensor padded = resized(dy, n_);
-    const at::Tensor g = cyclic_.spectrum(operator_ == "hankel" ? padded.flip(1) : padded).unsqueeze(1);
-    const at::Tensor back = negacyclic_.spectrum(cyclic_.signal(g * prepared[0].conj()));
-    at::Tensor dx;
-    if (wants_x) dx = resized(negacyclic_.signal((back * prepared[1].conj()).sum(1)), d_in());
-    return {dx, cyclic_.correlation(inner, g), negacyclic_.correlation(signal, back)};
+    const at::Tensor g = operator_ == "hankel" ? resized(dy, n_).flip(1) : dy;
+    const auto found = chain_.pullback(x, g, prepared[1], prepared[0], wants_x);
+    return {found[0], found[2], found[1]};
   }
 
  private:
+  bool grows_here(const Params& params) const {
+    return (operator_ == "circulant" || operator_ == "toeplitz") && grows(params["ldr_g"]);
+  }
+
+  // Along a diagonal each product grows by an outer product: of the sum over k a last term leaves, and comes back as
+  // the first with the other sign.
+  at::Tensor onto(const at::Tensor& weight, const Params& params, double scale) const {
+    const at::Tensor g = wide(params["ldr_g"]), h = wide(params["ldr_h"]);
+    const at::Tensor right = operator_ == "toeplitz" ? 2.0 * h : -2.0 * h.flip(1).roll(1, 1);
+    return grown(*this, g.t(), right, prepare(params), weight, scale);
+  }
+
   std::string operator_;
   int64_t rank_;
   int64_t n_;
   Convolution cyclic_;
   Convolution negacyclic_;
+  ConvolutionChain chain_;  // h first
 };
 
 const RegisterMatrix registrar{{"low_displacement_rank",

@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/products.h"
 #include "core/spectral.h"
-#include "veneer/numeric.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -32,15 +32,16 @@ class SkewCirculant final : public Matrix {
   std::vector<at::Tensor> prepare(const Params& params) const override {
     return {negacyclic_.spectrum(params["skew_circulant_h"])};
   }
+  // A narrow one is multiplied dense.
+  bool tiled(const at::Tensor& x) const override {
+    return std::min(d_in(), d_out()) > narrow_side && negacyclic_.tiled(x);
+  }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    return as(resized(negacyclic_.signal(negacyclic_.spectrum(x) * prepared[0]), d_out()), x);
+    return negacyclic_.product(x, prepared[0], d_out());
   }
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
-    const at::Tensor g = negacyclic_.spectrum(dy);
-    at::Tensor dx;
-    if (wants_x) dx = resized(negacyclic_.signal(g * prepared[0].conj()), d_in());
-    return {dx, negacyclic_.correlation(negacyclic_.spectrum(x), g)};
+    return negacyclic_.pullback(x, dy, prepared[0], wants_x);
   }
 
  private:

@@ -8,6 +8,8 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/convolution_chain.h"
+#include "core/products.h"
 #include "core/spectral.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
@@ -18,7 +20,11 @@ namespace {
 class SymmetricToeplitz final : public Matrix {
  public:
   SymmetricToeplitz(const Options& options, const MatrixSite& site)
-      : Matrix(site), form_(options.text("form")), n_(std::max(site.d_in, site.d_out)), toeplitz_(n_, n_) {}
+      : Matrix(site),
+        form_(options.text("form")),
+        n_(std::max(site.d_in, site.d_out)),
+        toeplitz_(n_, n_),
+        chain_(toeplitz_.convolution(), toeplitz_.convolution(), n_) {}
 
   ParameterSpecs parameters() const override {
     const double std = 1.0 / std::sqrt(static_cast<double>(n_));
@@ -45,13 +51,11 @@ class SymmetricToeplitz final : public Matrix {
     return m.narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
-  // Along a diagonal T(b) T(a) grows by an outer product at each end of the sum: sum over k of b|i - k| a|k - j| gains
-  // k = -1 and loses k = n - 1.
   at::Tensor build(const Params& params) const override {
-    const auto all = factors(params);
-    if (all.size() == 1 || !grows(all[0])) return dense(params);
-    const at::Tensor a = wide(all[0]), b = wide(all[1]), end_a = wrapped(a), end_b = wrapped(b);
-    return grown(*this, at::outer(b, a).addr_(end_b, end_a, 1.0, -1.0), prepare(params));
+    return grows_here(params) ? onto({}, params, 1.0) : dense(params);
+  }
+  at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const override {
+    return grows_here(params) ? onto(weight, params, scale) : Matrix::merged(weight, params, scale);
   }
 
   Form form() const override { return Form::other; }
@@ -62,29 +66,36 @@ class SymmetricToeplitz final : public Matrix {
     return spectra;
   }
 
-  bool tiled(const at::Tensor& x) const override { return toeplitz_.tiled(x); }
+  // A narrow one is multiplied dense.
+  bool tiled(const at::Tensor& x) const override {
+    return form_ == "product" ? std::min(d_in(), d_out()) > narrow_side && chain_.tiled(x) : toeplitz_.tiled(x);
+  }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    at::Tensor y = resized(x, n_);
-    for (const at::Tensor& spectrum : prepared) y = toeplitz_.product(y, spectrum);
-    return resized(y, d_out());
+    if (form_ == "product") return chain_.product(x, one(prepared[0]), one(prepared[1]), d_out());
+    return resized(toeplitz_.product(resized(x, n_), prepared[0]), d_out());
   }
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
-    std::vector<at::Tensor> inputs{resized(x, n_)}, gradients(1 + prepared.size());
-    for (const at::Tensor& spectrum : prepared.slice(0, prepared.size() - 1)) {
-      inputs.push_back(toeplitz_.product(inputs.back(), spectrum));
+    if (form_ == "product") {
+      const auto found = chain_.pullback(x, dy, one(prepared[0]), one(prepared[1]), wants_x);
+      return {found[0], found[1].squeeze(0), found[2].squeeze(0)};
     }
-    at::Tensor g = resized(dy, n_);
-    for (size_t k = prepared.size(); k-- > 0;) {
-      auto found = toeplitz_.pullback(inputs[k], g, prepared[k], wants_x || k > 0);
-      g = found[0];
-      gradients[1 + k] = found[1];
-    }
-    if (wants_x) gradients[0] = g.narrow(1, 0, d_in());
-    return gradients;
+    auto found = toeplitz_.pullback(resized(x, n_), resized(dy, n_), prepared[0], wants_x);
+    if (wants_x) found[0] = found[0].narrow(1, 0, d_in());
+    return found;
   }
 
  private:
+  bool grows_here(const Params& params) const { return form_ == "product" && grows(params.tensors()[0]); }
+
+  // Along a diagonal T(b) T(a) grows by an outer product at each end of the sum: sum over k of b|i - k| a|k - j| gains
+  // k = -1 and loses k = n - 1.
+  at::Tensor onto(const at::Tensor& weight, const Params& params, double scale) const {
+    const auto all = factors(params);
+    const at::Tensor a = wide(all[0]), b = wide(all[1]);
+    return grown(*this, at::stack({b, wrapped(b)}, 1), at::stack({a, -wrapped(a)}), prepare(params), weight, scale);
+  }
+
   // In the order they are applied.
   std::vector<at::Tensor> factors(const Params& params) const {
     if (form_ == "single") return {params["symmetric_toeplitz_t"]};
@@ -98,9 +109,13 @@ class SymmetricToeplitz final : public Matrix {
   // t[n - i].
   static at::Tensor wrapped(const at::Tensor& t) { return t.flip(0).roll(1); }
 
+  // A chain of one product.
+  static at::Tensor one(const at::Tensor& spectrum) { return spectrum.unsqueeze(0); }
+
   std::string form_;
   int64_t n_;
   Toeplitz toeplitz_;
+  ConvolutionChain chain_;
 };
 
 const RegisterMatrix registrar{

@@ -6,6 +6,7 @@
 
 #include <nlohmann/json.hpp>
 
+#include "ops/scaled_columns.h"
 #include "veneer/config.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
@@ -14,7 +15,7 @@ namespace veneer {
 namespace {
 
 // t * l in t's dtype. The product is taken in l's precision: near one, a 16-bit l could not move by less than 2^-8.
-at::Tensor scaled(const at::Tensor& t, const at::Tensor& l) { return as(t * l.flatten(), t); }
+at::Tensor scaled(const at::Tensor& t, const at::Tensor& l) { return scaled_columns(t, l.flatten()); }
 
 class Ia3 final : public Method {
  public:

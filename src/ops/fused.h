@@ -8,10 +8,13 @@
 
 namespace veneer {
 
+// Whether an op with a gradient of its own may see x and the parameters: not where VENEER_COMPOSED=1 forbids it, on
+// another device, or where a transform of torch.func or a forward-mode gradient has to see each operation.
+bool takes_op(const at::Tensor& x, at::TensorList params);
+
 // Whether a call may take the fused path; if not it goes through Method::forward, which autograd differentiates: where
-// the method has no fused path or VENEER_COMPOSED=1 forbids it, the base's weight is trained, the device is another, x
-// and the base have different dtypes, or a transform of torch.func or a forward-mode gradient has to see each
-// operation.
+// `takes_op` says no, the method has no fused path, the base's weight is trained, or x and the base have different
+// dtypes.
 bool takes_fused(const Method& method, const Input& in, at::TensorList params);
 
 // The output [*, d_out] through veneer::fused.

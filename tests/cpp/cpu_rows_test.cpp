@@ -10,6 +10,7 @@
 #include <thread>
 
 #include "core/circulant_rows.h"
+#include "core/convolution_chain.h"
 #include "core/dropped.h"
 #include "core/thin.h"
 #include "support.h"
@@ -43,14 +44,19 @@ TEST_F(Threads, DoNotChangeResults) {
     torch::manual_seed(3);
     const at::Tensor x = torch::randn({777, 96}), dy = torch::randn({777, 96}), a = torch::randn({5, 96});
     const Dropped dropped{x, torch::full({1}, 11, at::kLong), 0.25};
-    const at::Tensor h = cpu::reduced(dropped, a, 0.5), spectra = at::fft_rfft(torch::randn({1, 1, 96}));
+    const at::Tensor h = cpu::reduced(dropped, a, 0.5), columns = torch::randn({1, 1, 96});
     const auto [again, sums] = cpu::reduced_and_summed({dy}, a, h, 1.0, 2.0, true);
     const at::Tensor y = at::empty_like(x);
     cpu::expand_into(y, h, a, 1.0, dropped, {}, {});
     const cpu::CirculantShape shape{1, 1, 96, 96, 96};
-    const auto [dx, slopes] = cpu::circulant_gradients(x, dy, spectra, shape, true);
-    return std::vector<at::Tensor>{
-        h, again, sums, y, dx, slopes, cpu::circulant_product(x, spectra, shape), cpu::summed(dropped, h, 1.0, true)};
+    const auto [dx, slopes] = cpu::circulant_gradients(x, dy, columns, shape, true);
+    std::vector<at::Tensor> all{
+        h, again, sums, y, dx, slopes, cpu::circulant_product(x, columns, shape), cpu::summed(dropped, h, 1.0, true)};
+    const ConvolutionChain chain(Convolution(96, true), Convolution(96), 96);
+    const at::Tensor one = Convolution(96, true).spectrum(a), two = Convolution(96).spectrum(a);
+    all.push_back(chain.product(x, one, two, 96));
+    for (const at::Tensor& gradient : chain.pullback(x, dy, one, two, true)) all.push_back(gradient);
+    return all;
   };
   const auto one = results(1), three = results(3);
   for (size_t i = 0; i < one.size(); ++i) EXPECT_TRUE(at::equal(one[i], three[i])) << i;
@@ -102,39 +108,96 @@ TEST_P(Rows, ThinProducts) {
   }
 }
 
+// Column j of a convolution's matrix is its signal moved on by j; what leaves at the end comes back, with the other
+// sign where it is negacyclic.
+at::Tensor convolution_matrix(const at::Tensor& signal, bool negacyclic) {
+  const int64_t n = signal.size(0);
+  std::vector<at::Tensor> columns;
+  for (int64_t j = 0; j < n; ++j) {
+    const at::Tensor column = signal.roll(j).clone();
+    if (negacyclic) column.narrow(0, 0, j).neg_();
+    columns.push_back(column);
+  }
+  return at::stack(columns, 1);
+}
+
 TEST_P(Rows, Circulants) {
   using Shape = cpu::CirculantShape;
-  for (const Shape& s : {Shape{1, 1, 1, 1, 1}, Shape{1, 1, 768, 768, 768}, Shape{2, 3, 35, 105, 70},
-                         Shape{3, 1, 12, 12, 36}, Shape{2, 2, 16, 30, 25}, Shape{1, 2, 9, 10, 9}}) {
+  for (const Shape& s :
+       {Shape{1, 1, 1, 1, 1}, Shape{1, 1, 768, 768, 768}, Shape{2, 3, 35, 105, 70}, Shape{3, 1, 12, 12, 36},
+        Shape{2, 2, 16, 30, 25}, Shape{1, 2, 9, 10, 9}, Shape{1, 1, 1, 1, 1, true}, Shape{1, 1, 48, 48, 48, true},
+        Shape{1, 1, 105, 71, 105, true}, Shape{1, 1, 768, 768, 300, true}, Shape{2, 3, 10, 27, 20, true}}) {
     for (const int64_t n : {1, 8, 16, 37, 200}) {
-      SCOPED_TRACE(testing::Message() << s.m << " x " << s.q << " of " << s.g << ", rows " << n);
+      SCOPED_TRACE(testing::Message() << s.m << " x " << s.q << " of " << s.g << (s.negacyclic ? ", negacyclic" : "")
+                                      << ", rows " << n);
       const at::Tensor x = random({n, s.d_in}), dy = random({n, s.d_out});
       const at::Tensor columns = torch::randn({s.m, s.q, s.g}, at::kDouble);
-      const at::Tensor spectra = at::fft_rfft(columns);
       ASSERT_TRUE(cpu::takes_circulant(x, s));
       std::vector<at::Tensor> block_rows;
       for (int64_t i = 0; i < s.m; ++i) {
         std::vector<at::Tensor> blocks;
-        for (int64_t j = 0; j < s.q; ++j) {
-          std::vector<at::Tensor> shifted;
-          for (int64_t k = 0; k < s.g; ++k) shifted.push_back(columns[i][j].roll(k));
-          blocks.push_back(at::stack(shifted, 1));
-        }
+        for (int64_t j = 0; j < s.q; ++j) blocks.push_back(convolution_matrix(columns[i][j], s.negacyclic));
         block_rows.push_back(at::cat(blocks, 1));
       }
       const at::Tensor dense = at::cat(block_rows, 0).narrow(0, 0, s.d_out).narrow(1, 0, s.d_in);
       const at::Tensor wide_x = x.to(at::kDouble), wide_dy = dy.to(at::kDouble);
-      expect_close(cpu::circulant_product(x, spectra, s), wide_x.mm(dense.t()), s.d_in);
+      expect_close(cpu::circulant_product(x, columns, s), wide_x.mm(dense.t()), s.d_in);
 
-      const auto [dx, sums] = cpu::circulant_gradients(x, dy, spectra, s, true);
+      const auto [dx, slopes] = cpu::circulant_gradients(x, dy, columns, s, true);
       expect_close(dx, wide_dy.mm(dense), s.d_out);
-      const auto spectrum = [&](const at::Tensor& t, int64_t count) {
-        return at::fft_rfft(at::constant_pad_nd(t, {0, count * s.g - t.size(1)}).view({n, count, s.g}));
-      };
-      const at::Tensor expected =
-          at::einsum("nqk,nmk->mqk", {spectrum(wide_x, s.q).conj().resolve_conj(), spectrum(wide_dy, s.m)});
-      expect_close(at::view_as_real(sums), at::view_as_real(expected), n * s.g);
-      EXPECT_FALSE(cpu::circulant_gradients(x, dy, spectra, s, false).first.defined());
+      // A column's number k lies on a diagonal of its block, around the corner with the sign.
+      const at::Tensor full = at::zeros({s.m * s.g, s.q * s.g}, at::kDouble);
+      full.narrow(0, 0, s.d_out).narrow(1, 0, s.d_in).copy_(wide_dy.t().mm(wide_x));
+      std::vector<at::Tensor> sums;
+      for (int64_t k = 0; k < s.g; ++k) {
+        const at::Tensor unit = at::zeros({s.g}, at::kDouble);
+        unit[k] = 1.0;
+        const at::Tensor blocks = full.view({s.m, s.g, s.q, s.g}).transpose(1, 2);
+        sums.push_back((blocks * convolution_matrix(unit, s.negacyclic)).sum(at::IntArrayRef{2, 3}));
+      }
+      expect_close(slopes, at::stack(sums, -1), n * s.g);
+      EXPECT_FALSE(cpu::circulant_gradients(x, dy, columns, s, false).first.defined());
+    }
+  }
+}
+
+TEST_P(Rows, ChainsOfConvolutions) {
+  struct Sizes {
+    int64_t length, n, ranks, d_in, d_out;
+    bool negacyclic;
+  };
+  for (const Sizes& s :
+       {Sizes{1, 1, 1, 1, 1, true}, Sizes{96, 96, 1, 96, 96, true}, Sizes{63, 63, 3, 63, 40, true},
+        Sizes{400, 200, 1, 200, 200, false}, Sizes{150, 64, 2, 30, 64, false}, Sizes{90, 64, 2, 64, 33, true}}) {
+    for (const int64_t n : {1, 16, 37, 200}) {
+      SCOPED_TRACE(testing::Message() << s.length << ", cut to " << s.n << ", rows " << n);
+      const Convolution one(s.length, s.negacyclic), two(s.length);
+      const ConvolutionChain chain(one, two, s.n);
+      const at::Tensor x = random({n, s.d_in}), dy = random({n, s.d_out});
+      const at::Tensor c1 = torch::randn({s.ranks, s.length}), c2 = torch::randn({s.ranks, s.length});
+      at::Tensor dense = at::zeros({s.d_out, s.d_in}, at::kDouble);
+      const auto inputs = std::vector<at::Tensor>{
+          x.to(at::kDouble).requires_grad_(), c1.to(at::kDouble).requires_grad_(), c2.to(at::kDouble).requires_grad_()};
+      for (int64_t r = 0; r < s.ranks; ++r) {
+        const auto corner = [&](const at::Tensor& c, bool negacyclic) {
+          return convolution_matrix(c, negacyclic).narrow(0, 0, s.n).narrow(1, 0, s.n);
+        };
+        const at::Tensor product = corner(inputs[2][r], false).mm(corner(inputs[1][r], s.negacyclic));
+        dense = dense + product.narrow(0, 0, s.d_out).narrow(1, 0, s.d_in);
+      }
+      const at::Tensor expected = inputs[0].mm(dense.t());
+      const auto gradients = torch::autograd::grad({expected}, inputs, {dy.to(at::kDouble)});
+
+      const c10::NoGradGuard no_grad;
+      ASSERT_TRUE(chain.tiled(x));
+      const at::Tensor s1 = one.spectrum(c1), s2 = two.spectrum(c2);
+      expect_close(chain.product(x, s1, s2, s.d_out), expected.detach(), 2 * s.length);
+      const auto found = chain.pullback(x, dy, s1, s2, true);
+      expect_close(found[0], gradients[0], 2 * s.length);
+      // Of a spectrum, as autograd counts: what its signal's gradient gives through the transform.
+      expect_close(at::view_as_real(found[1]), at::view_as_real(one.gradient(gradients[1])), n * s.length);
+      expect_close(at::view_as_real(found[2]), at::view_as_real(two.gradient(gradients[2])), n * s.length);
+      EXPECT_FALSE(chain.pullback(x, dy, s1, s2, false)[0].defined());
     }
   }
 }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-#include "kernels/cpu/circulant.h"
+#include "kernels/cpu/row_transform.h"
 
 #include <cmath>
 #include <numbers>
@@ -12,7 +12,7 @@ namespace veneer::kernels::cpu {
 namespace {
 
 using Pair = ComplexOf<Vector>;  // one number each of sixteen rows
-constexpr int64_t pair = CirculantTransform::rows;
+constexpr int64_t pair = RowTransform::rows;
 static_assert(pair == 2 * lanes);
 
 VENEER_INLINE void load_pair(Pair& v, const float* p) {
@@ -58,6 +58,7 @@ VENEER_INLINE void any_pass(int radix, float* z, int64_t d, int64_t length, cons
     case 3: return pass<3, inverse>(z, d, length, roots);
     case 4: return pass<4, inverse>(z, d, length, roots);
     case 5: return pass<5, inverse>(z, d, length, roots);
+    case 8: return pass<8, inverse>(z, d, length, roots);
     default: return pass<7, inverse>(z, d, length, roots);
   }
 }
@@ -153,15 +154,30 @@ VENEER_CLONES void correlate_cloned(const float* x, const float* y, float* sums,
   }
 }
 
+void add_lanes_of(const float* sums, float* out, int64_t numbers) {
+  for (int64_t k = 0; k < numbers; ++k) {
+    for (int64_t i = 0; i < lanes; ++i) out[k] += sums[k * lanes + i];
+  }
+}
+
+// Four numbers and their factors are what the sixteen registers of AVX2 hold, eight what the thirty-two of AVX-512 do.
+bool many_registers() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512vl") != 0;
+#else
+  return true;
+#endif
+}
+
 }  // namespace
 
-bool CirculantTransform::takes(int64_t length) { return length > 0 && radices_of(length).complete; }
+bool RowTransform::takes(int64_t length) { return length > 0 && radices_of(length).complete; }
 
-CirculantTransform::CirculantTransform(int64_t length) : length_(length) {
+RowTransform::RowTransform(int64_t length, bool negacyclic) : length_(length) {
   Radices radices;
   int64_t rest = length;
-  // Four numbers and their factors are what sixteen registers hold.
-  for (const int radix : {4, 2, 7, 5, 3}) {
+  for (const int radix : {8, 4, 2, 7, 5, 3}) {
+    if (radix == 8 && !many_registers()) continue;
     for (; rest % radix == 0; rest /= radix) radices.radix[radices.count++] = radix;
   }
   int64_t piece = length;
@@ -182,60 +198,45 @@ CirculantTransform::CirculantTransform(int64_t length) : length_(length) {
   for (int64_t place = 0; place < length; ++place) {
     frequencies_.push_back(frequency(radices, static_cast<int>(length), static_cast<int>(place)));
   }
-}
-
-std::vector<float> CirculantTransform::ordered(const float* half, float scale) const {
-  std::vector<float> result;
-  for (const int64_t k : frequencies_) {
-    const bool upper = 2 * k > length_;  // the conjugate of its mirror image
-    const float* const value = half + 2 * (upper ? length_ - k : k);
-    result.push_back(value[0] * scale);
-    result.push_back((upper ? -value[1] : value[1]) * scale);
-  }
-  return result;
-}
-
-void CirculantTransform::real_half(const float* ordered, float* half) const {
-  for (int64_t k = 0; k <= length_ / 2; ++k) half[2 * k] = half[2 * k + 1] = 0.0F;
-  for (int64_t place = 0; place < length_; ++place) {
-    const int64_t k = frequencies_[static_cast<size_t>(place)], mirror = (length_ - k) % length_;
-    const float re = 0.5F * ordered[2 * place], im = 0.5F * ordered[2 * place + 1];
-    if (2 * k <= length_) half[2 * k] += re, half[2 * k + 1] += im;
-    if (2 * mirror <= length_) half[2 * mirror] += re, half[2 * mirror + 1] -= im;
+  for (int64_t j = 0; negacyclic && j < length; ++j) {
+    const double angle = -std::numbers::pi * static_cast<double>(j) / static_cast<double>(length);
+    twist_.push_back(static_cast<float>(std::cos(angle)));
+    twist_.push_back(static_cast<float>(std::sin(angle)));
   }
 }
 
-void CirculantTransform::forward(const float* x, int64_t n, int64_t width, int64_t stride, float* z) const {
+void RowTransform::read(const float* x, int64_t n, int64_t width, int64_t stride, float* z) const {
   const int64_t first = n < lanes ? n : lanes;
   read_half(x, first, width, stride, length_, z);
   read_half(x + first * stride, n - first, width, stride, length_, z + lanes);
-  for (const Pass& one : passes_) forward_pass(one.radix, z, length_, one.length, one.roots.data());
 }
 
-void CirculantTransform::inverse(float* z, float* y, int64_t n, int64_t width, int64_t stride) const {
-  for (auto one = passes_.rbegin(); one != passes_.rend(); ++one) {
-    inverse_pass(one->radix, z, length_, one->length, one->roots.data());
-  }
+void RowTransform::write(const float* z, float* y, int64_t n, int64_t width, int64_t stride) const {
   const int64_t first = n < lanes ? n : lanes;
   write_half(z, y, first, width, stride);
   write_half(z + lanes, y + first * stride, n - first, width, stride);
 }
 
-void CirculantTransform::multiply(const float* z, const float* w, bool conjugate, bool accumulate, float* out) const {
+void RowTransform::forward(float* z) const {
+  if (!twist_.empty()) multiply_cloned(z, twist_.data(), /*conjugate=*/false, /*accumulate=*/false, z, length_);
+  for (const Pass& one : passes_) forward_pass(one.radix, z, length_, one.length, one.roots.data());
+}
+
+void RowTransform::inverse(float* z) const {
+  for (auto one = passes_.rbegin(); one != passes_.rend(); ++one) {
+    inverse_pass(one->radix, z, length_, one->length, one->roots.data());
+  }
+  if (!twist_.empty()) multiply_cloned(z, twist_.data(), /*conjugate=*/true, /*accumulate=*/false, z, length_);
+}
+
+void RowTransform::multiply(const float* z, const float* w, bool conjugate, bool accumulate, float* out) const {
   multiply_cloned(z, w, conjugate, accumulate, out, length_);
 }
 
-void CirculantTransform::correlate(const float* x, const float* y, float* sums) const {
+void RowTransform::correlate(const float* x, const float* y, float* sums) const {
   correlate_cloned(x, y, sums, length_);
 }
 
-void CirculantTransform::add_lanes(const float* sums, float* ordered) const {
-  for (int64_t k = 0; k < length_; ++k) {
-    for (int64_t i = 0; i < lanes; ++i) {
-      ordered[2 * k] += sums[k * pair + i];
-      ordered[2 * k + 1] += sums[k * pair + lanes + i];
-    }
-  }
-}
+void RowTransform::add_lanes(const float* sums, float* out) const { add_lanes_of(sums, out, 2 * length_); }
 
 }  // namespace veneer::kernels::cpu

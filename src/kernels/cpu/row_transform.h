@@ -1,0 +1,58 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Transforms of many real rows, for their convolutions. Sixteen rows are transformed at once: two real rows make one
+// complex one, and eight of those lie in the lanes of vectors, so that every length is as fast as another and no
+// shuffle is needed but where rows are read and written. Spectra stay in the order the passes leave (fft.h), and the
+// two rows of a pair are never separated:
+//   a convolution: Z = X1 + i X2 times the spectrum of a real signal transforms back to y1 + i y2;
+//   a correlation: conj(Zx) Zy = (X1* Y1 + X2* Y2) + i (X1* Y2 - X2* Y1), and both brackets are spectra of real
+//   signals, so that the real part of the signal is the sum over both rows.
+// Negacyclic ones (modulo X^n + 1) are the cyclic ones of signals twisted by exp(-i pi j / n): the same holds for them.
+#pragma once
+
+#include <cstdint>
+#include <vector>
+
+namespace veneer::kernels::cpu {
+
+// Of one length; immutable. A tile z is `rows` rows in either domain, [length, 2, rows / 2] numbers.
+class RowTransform {
+ public:
+  static constexpr int64_t rows = 16;
+  int64_t numbers() const { return rows * length_; }
+
+  // Whether the length has no prime factor above 7.
+  static bool takes(int64_t length);
+  explicit RowTransform(int64_t length, bool negacyclic = false);
+
+  int64_t length() const { return length_; }
+  // The frequency of each place of a tile that is transformed: that of exp(-2 pi i j k / length) after the twist.
+  const std::vector<int32_t>& frequencies() const { return frequencies_; }
+
+  // A tile from n rows, at most `rows`, of `width` numbers, `stride` apart, the rest zeros; and the rows from it.
+  void read(const float* x, int64_t n, int64_t width, int64_t stride, float* z) const;
+  void write(const float* z, float* y, int64_t n, int64_t width, int64_t stride) const;
+  // A tile transformed in place, and back, `length` times too large.
+  void forward(float* z) const;
+  void inverse(float* z) const;
+  // out = or += z w, or z conj(w), w a spectrum, complex [length], in the order of the tile's; out may be z.
+  void multiply(const float* z, const float* w, bool conjugate, bool accumulate, float* out) const;
+  // sums += conj(x) y, each lane for itself: a tile.
+  void correlate(const float* x, const float* y, float* sums) const;
+  // out += the sums over the lanes of a tile: complex [length], in the tile's order.
+  void add_lanes(const float* sums, float* out) const;
+
+ private:
+  struct Pass {
+    int radix;
+    int64_t length;            // of the pieces that it splits
+    std::vector<float> roots;  // of each place in the first part, powers 1 to radix - 1: complex
+  };
+
+  int64_t length_;
+  std::vector<Pass> passes_;
+  std::vector<int32_t> frequencies_;  // of the places
+  std::vector<float> twist_;          // complex [length], of negacyclic ones
+};
+
+}  // namespace veneer::kernels::cpu

@@ -1,0 +1,15 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// A trained vector on the last dimension, as one op with its own gradient.
+#pragma once
+
+#include <ATen/core/Tensor.h>
+
+namespace veneer {
+
+// t * l in t's dtype, t [*, d] and l [d] of floating-point types, computed in the wider one of both, and differentiable
+// any number of times. Kept for backward are t, where l is trained, and l. One pass over t each way, but where
+// `takes_op` says no.
+at::Tensor scaled_columns(const at::Tensor& t, const at::Tensor& l);
+
+}  // namespace veneer

@@ -40,10 +40,10 @@ at::Tensor circulant_product(const at::Tensor& x, const at::Tensor& columns, con
   const auto filter = [&](int64_t i, int64_t j) { return in<float>(filters) + (i * shape.q + j) * 2 * shape.g; };
   at::Tensor y = at::empty({x.size(0), shape.d_out}, x.options());
   for_type(x, [&]<class T>(T) {
-    by_tiles(x, transform.rows, [&](int64_t begin, int64_t n, int64_t) {
+    by_tiles(x, kernels::cpu::RowTransform::rows, [&](const Tile& tile) {
       float* const z = room<float>(shape.q * transform.numbers(), 1);
-      read_blocks<T>(transform, x, begin, n, shape.q, z);
-      write_products<T>(transform, z, shape.q, shape.m, filter, /*conjugate=*/false, y, begin, n);
+      read_blocks<T>(transform, x, tile.begin, tile.rows, shape.q, z);
+      write_products<T>(transform, z, shape.q, shape.m, filter, /*conjugate=*/false, y, tile.begin, tile.rows);
     });
   });
   return y;

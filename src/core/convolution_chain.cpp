@@ -43,16 +43,16 @@ struct Tiles {
   template <class T>
   void product(const at::Tensor& x, const at::Tensor& y) const {
     const RowTransform &one = first.transform(), &two = second.transform();
-    cpu::by_tiles(x, RowTransform::rows, [&](int64_t begin, int64_t rows, int64_t) {
+    cpu::by_tiles(x, RowTransform::rows, [&](const cpu::Tile& tile) {
       float* const z = cpu::room<float>(3 * numbers(), 1);
       float *const inner = z + numbers(), *const sum = inner + numbers();
-      cpu::read_blocks<T>(one, x, begin, rows, 1, z);
+      cpu::read_blocks<T>(one, x, tile.begin, tile.rows, 1, z);
       for (int64_t r = 0; r < ranks(); ++r) {
         pass_on(one, two, z, filter(0, r), /*conjugate=*/false, inner);
         two.multiply(inner, filter(1, r), /*conjugate=*/false, /*accumulate=*/r > 0, sum);
       }
       cpu::write_blocks<T>(
-          two, [&](int64_t) { return sum; }, 1, y, begin, rows);
+          two, [&](int64_t) { return sum; }, 1, y, tile.begin, tile.rows);
     });
   }
 

@@ -53,6 +53,8 @@ struct Strips {
 
 int64_t strips_of(const at::Tensor& x) { return x.is_meta() ? row_strips : Strips(x).count; }
 
+int64_t strip_rows(const at::Tensor& x) { return Strips(x).strip; }
+
 void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, int64_t, int64_t)>& f) {
   if (x.is_meta()) return;
   const int64_t n = x.size(0);

@@ -16,10 +16,22 @@ namespace {
 // Sums of this many rows at most are held once for each strip of a CPU.
 constexpr int64_t few = 64;
 
-// Whether the kernels of a CPU serve: measured on AVX2, the libraries are faster for wider factors, but where a mask
-// would have to be written for them.
+// Whether the libraries multiply bfloat16 numbers as they are, not as float32.
+bool has_bfloat16_products() {
+#if defined(__x86_64__)
+  return __builtin_cpu_supports("avx512bf16") != 0;
+#else
+  return false;
+#endif
+}
+
+// Whether the kernels of a CPU serve: measured on AVX2 and AVX-512, the libraries are faster for wider factors and for
+// bfloat16 where the processor has products of it, but where a mask would have to be written for them.
 bool on_cpu(const Dropped& x, int64_t rank) {
-  return rank <= (x.seed.defined() ? 64 : 32) && cpu::takes_thin(x.x, rank);
+  const auto type = x.x.scalar_type();
+  int64_t widest = type == at::kFloat || x.seed.defined() ? 64 : 32;
+  if (type == at::kBFloat16 && !x.seed.defined() && has_bfloat16_products()) widest = 0;
+  return rank <= widest && cpu::takes_thin(x.x, rank);
 }
 
 // Whether the kernels of a GPU serve: measured on an H100, the libraries are faster for wider factors, but where a mask

@@ -22,7 +22,8 @@ const float* numbers(const at::Tensor& t) { return t.defined() ? t.const_data_pt
 void scale_by_tiles(const at::Tensor& y, const at::Tensor& g, const at::Tensor& shift, const at::Tensor& result) {
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
-    cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t) {
+    cpu::by_tiles(y, tile_rows(d), [&](const cpu::Tile& own) {
+      const int64_t begin = own.begin, n = own.rows;
       T* const to = cpu::out<T>(result) + begin * d;
       float* const tile = cpu::tile_for(to, n * d, 1);
       const float* const rows = cpu::widened(cpu::in<T>(y) + begin * d, n * d, 0);
@@ -37,10 +38,11 @@ void pull_back_by_tiles(const at::Tensor& dy, const at::Tensor& y, const at::Ten
                         const at::Tensor& sums, const at::Tensor& scaled) {
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
-    cpu::by_tiles(y, tile_rows(d), [&](int64_t begin, int64_t n, int64_t strip) {
+    cpu::by_tiles(y, tile_rows(d), [&](const cpu::Tile& own) {
+      const int64_t begin = own.begin, n = own.rows;
       const float* const slopes = cpu::widened(cpu::in<T>(dy) + begin * d, n * d, 0);
       const float* const rows = cpu::widened(cpu::in<T>(y) + begin * d, n * d, 1);
-      kernels::cpu::sum_columns(slopes, rows, numbers(bias), cpu::out<float>(sums) + strip * d, n, d);
+      kernels::cpu::sum_columns(slopes, rows, numbers(bias), cpu::out<float>(sums) + own.strip * d, n, d);
       if (!scaled.defined()) return;
       T* const to = cpu::out<T>(scaled) + begin * d;
       float* const tile = cpu::tile_for(to, n * d, 1);  // y's rows are done with

@@ -63,8 +63,9 @@ void write_blocks(const kernels::cpu::RowTransform& transform, const Tile& tile,
   put(rows, to, n * d);
 }
 
-// f(first, rows, sums) for tile after tile of x, where f adds to the `count` tiles of sums. They go by strip to `to`
-// [strips, count numbers of places, 2], zeros before.
+// f(first, rows, sums) for tile after tile of x, where f adds to `count` tiles of sums. Each strip's go to `to`
+// [strips,
+// *, length, 2], count of them, zeros before.
 template <class F>
 void by_summed_tiles(const kernels::cpu::RowTransform& transform, const at::Tensor& x, int64_t count,
                      const at::Tensor& to, const F& f) {
@@ -72,7 +73,8 @@ void by_summed_tiles(const kernels::cpu::RowTransform& transform, const at::Tens
   by_rows(x, false, [&](int64_t begin, int64_t end, int64_t strip) {
     float* const sums = room<float>(count * numbers, 3);
     std::fill(sums, sums + count * numbers, 0.0F);
-    for (int64_t i = begin; i < end; i += transform.rows) f(i, std::min(transform.rows, end - i), sums);
+    constexpr int64_t most = kernels::cpu::RowTransform::rows;
+    for (int64_t i = begin; i < end; i += most) f(i, std::min(most, end - i), sums);
     float* const own = out<float>(to) + strip * count * places;
     for (int64_t k = 0; k < count; ++k) transform.add_lanes(sums + k * numbers, own + k * places);
   });

@@ -86,13 +86,14 @@ struct Pass {
   template <class T>
   void run() const {
     const int64_t d = x.x.size(1), r = h.defined() ? h.size(1) : left.size(1);
-    by_tiles(x.x, tile_rows(d, r), [&](int64_t begin, int64_t n, int64_t strip) {
+    by_tiles(x.x, tile_rows(d, r), [&](const Tile& tile) {
+      const auto [begin, n, strip, first] = tile;
       const float* const rows = rows_of<T>(x, begin, n);
       if (h.defined()) reduce<T>(rows, begin, n, d);
       if (sums.defined()) {
         const int64_t m = left.size(1);
         kernels::cpu::thin_product({in<float>(left) + begin * m, 1, m, rows, d, out<float>(sums) + strip * m * d, d, m,
-                                    n, d, /*accumulate=*/true});
+                                    n, d, /*accumulate=*/!first});
       }
     });
   }
@@ -112,7 +113,7 @@ void run(const Pass& pass) {
 }
 
 at::Tensor empty_sums(const Dropped& x, const at::Tensor& left) {
-  return at::zeros({strips_of(x.x), left.size(1), x.x.size(1)}, x.x.options().dtype(at::kFloat));
+  return at::empty({strips_of(x.x), left.size(1), x.x.size(1)}, x.x.options().dtype(at::kFloat));
 }
 
 at::Tensor total(const at::Tensor& sums, const Dropped& x, bool rounded) {
@@ -149,7 +150,8 @@ void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& fac
   const at::Tensor added = bias.defined() ? as_float(bias) : bias;
   const int64_t d = y.size(1), r = left.size(1);
   for_type(y, [&]<class T>(T) {
-    by_tiles(y, tile_rows(d, r), [&](int64_t begin, int64_t n, int64_t) {
+    by_tiles(y, tile_rows(d, r), [&](const Tile& own) {
+      const int64_t begin = own.begin, n = own.rows;
       T* const to = out<T>(y) + begin * d;
       float* const tile = mask.seed.defined() ? room<float>(n * d, 0) : tile_for(to, n * d, 0);
       if (base.defined()) kernels::cpu::widen(in<T>(base) + begin * d, tile, n * d);

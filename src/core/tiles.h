@@ -75,11 +75,18 @@ void put(const float* tile, T* to, int64_t numbers) {
   if constexpr (!std::is_same_v<T, float>) kernels::cpu::narrow(tile, to, numbers);
 }
 
-// f(first, rows, strip) for tile after tile of at most `rows` rows, see by_rows.
+// One of at most `rows` rows from `begin` on.
+struct Tile {
+  int64_t begin, rows, strip;  // of strip: see by_rows
+  bool first;                  // in its strip
+};
+
+// f(tile) for tile after tile.
 template <class F>
 void by_tiles(const at::Tensor& x, int64_t rows, const F& f) {
+  const int64_t strip_length = strip_rows(x);
   by_rows(x, false, [&](int64_t begin, int64_t end, int64_t strip) {
-    for (int64_t i = begin; i < end; i += rows) f(i, std::min(rows, end - i), strip);
+    for (int64_t i = begin; i < end; i += rows) f(Tile{i, std::min(rows, end - i), strip, i == strip * strip_length});
   });
 }
 

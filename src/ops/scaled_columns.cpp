@@ -8,6 +8,7 @@
 #include <torch/library.h>
 
 #include "core/rescaling.h"
+#include "core/routes.h"
 #include "ops/fused.h"
 #include "veneer/check.h"
 #include "veneer/numeric.h"
@@ -38,6 +39,9 @@ void check(const Tensor& t, const Tensor& l) {
 Tensor forward(const Tensor& t, const Tensor& l) {
   check(t, l);
   const Tensor all = rows(t).contiguous();
+  if (routes_wanted()) {
+    add_route(c10::str("l [", l.size(0), "], ", all.size(0), " rows of ", t.scalar_type(), ": one pass each way"));
+  }
   return unrows(all.numel() == 0 ? at::empty_like(all) : rescaled(all, wide(l), {}), t);
 }
 

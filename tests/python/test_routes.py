@@ -13,13 +13,16 @@ from torch import nn
 import veneer
 
 D = 160
+# By the processor's own products, where it has them.
+BFLOAT16 = "library products" if torch.cpu._is_avx512_bf16_supported() else "tiles of rows"
 WAYS = {
     "factors": ({"name": "low_rank", "rank": 3}, 0.0, torch.float32, 20, "two factors: tiles of rows"),
-    "wide": ({"name": "low_rank", "rank": 40}, 0.0, torch.float32, 20, "two factors: library products"),
+    "wide": ({"name": "low_rank", "rank": 70}, 0.0, torch.float32, 20, "two factors: library products"),
     "float64": ({"name": "low_rank", "rank": 3}, 0.0, torch.float64, 20, "two factors: library products"),
     "merged": ({"name": "low_rank", "rank": 3}, 0.0, torch.float32, 400, "M is added to the weight"),
     "dropout": ({"name": "low_rank", "rank": 40}, 0.5, torch.float32, 400, "two factors: tiles of rows"),
-    "bfloat16": ({"name": "low_rank", "rank": 3}, 0.0, torch.bfloat16, 400, "two factors: tiles of rows"),
+    "bfloat16": ({"name": "low_rank", "rank": 3}, 0.0, torch.bfloat16, 400, f"two factors: {BFLOAT16}"),
+    "float16": ({"name": "low_rank", "rank": 3}, 0.0, torch.float16, 400, "two factors: tiles of rows"),
     "circulant": ("circulant", 0.0, torch.float32, 20, "its own products: tiles of rows"),
     "kronecker": ("kronecker", 0.0, torch.float32, 20, "its own products, all rows at once"),
     "costly": ("butterfly", 0.5, torch.float32, 400, "M is made dense: many rows, and its own products cost more"),
@@ -54,9 +57,15 @@ def test_torch_s_own_operators_where_nothing_is_fused():
     model = adapted("circulant", 0.0, torch.float32)
     with torch.no_grad():
         model(torch.randn(3, D))
+    config = veneer.LoraConfig(target_modules=["0"], use_dora=True, lora_dropout=0.5)
+    (row,) = veneer.get_peft_model(nn.Sequential(nn.Linear(D, D)), config).train().explain(torch.randn(3, D))
+    assert row.kernels == "torch's own operators"
+
+
+def test_scaled_columns_are_named():
     config = veneer.IA3Config(target_modules=["0"], feedforward_modules=[])
     (row,) = veneer.get_peft_model(nn.Sequential(nn.Linear(D, D)), config).explain(torch.randn(3, D))
-    assert row.kernels == "torch's own operators"
+    assert row.kernels == f"l [{D}], 3 rows of Float: one pass each way"
 
 
 def test_the_debug_log_has_every_call():

@@ -3,6 +3,7 @@
 # SPDX-License-Identifier: Apache-2.0
 """Runs both suites and closes with their sum: `N passed, M failed`. usage: run_tests.py BUILD_DIR [pytest arguments]"""
 
+import os
 import subprocess
 import sys
 import xml.etree.ElementTree as ElementTree
@@ -38,12 +39,15 @@ def run(command, report):
 
 def main():
     build = Path(sys.argv[1]).resolve()
+    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other processes
     reports = build / "tests"
     suites = [
         # ctest is the way in, so that its settings hold; the report is GoogleTest's, with every case.
         run(["ctest", "--test-dir", str(build), "--output-on-failure"], reports / "cpp.xml"),
+        # Each test runs on one thread, so files go to as many processes as there are cores, up to some memory's worth.
         run(
-            [sys.executable, "-m", "pytest", f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]],
+            [sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
+            + [f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]],
             reports / "python.xml",
         ),
     ]

@@ -27,8 +27,8 @@ class Update {
  public:
   Update(const Matrix& matrix, const Params& params, double scale) : matrix_(matrix), params_(params), scale_(scale) {}
 
-  // Whether W + scale * M is built, which saves products: for many rows, and not in 16 bits, where a small update would
-  // be lost in the sum.
+  // Whether W + scale * M is built, which saves products: for many rows, not for factors of a low rank, whose products
+  // cost as little, and not in 16 bits, where a small update would be lost in the sum.
   bool merges(const Dropped& x, const Base& base) const;
 
   // The output [N, d_out], a fresh tensor, and after it what backward wants.

@@ -492,6 +492,21 @@ def test_opcheck(kind, p, dtype):
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+@pytest.mark.parametrize("shape", [(0, 8), (5, 7), (300, 128), (2, 3, 1500)], ids=str)
+def test_scaled_columns(shape, dtype):
+    t = torch.randn(*shape, device=DEVICE, dtype=dtype, requires_grad=True)
+    l, dy = torch.randn(shape[-1], device=DEVICE, requires_grad=True), torch.randn_like(t)
+    y = ops.scaled_columns(t, l)
+    exact = [v.detach().double().requires_grad_() for v in (t, l)]
+    product = exact[0] * exact[1]
+    found = (y, *torch.autograd.grad(y, (t, l), dy))
+    for got, expected in zip(found, (product, *torch.autograd.grad(product, exact, dy.double())), strict=True):
+        torch.testing.assert_close(got.double(), expected, rtol=1e-2 if dtype == torch.bfloat16 else 1e-5, atol=1e-3)
+    if t.numel():
+        torch.library.opcheck(ops.scaled_columns, (t, l))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
 @each_config
 def test_training_lowers_the_loss(name, dtype):
     torch.manual_seed(0)

@@ -26,10 +26,10 @@ def counts(report):
     return passed, failed, skipped
 
 
-def run(command, report):
+def run(command, report, **environment):
     """Counts of one suite. One that died, or failed outside of any case (at collection, say), has one more failure."""
     report.unlink(missing_ok=True)
-    code = subprocess.run(command, cwd=ROOT, check=False).returncode
+    code = subprocess.run(command, cwd=ROOT, check=False, env=os.environ | environment).returncode
     passed, failed, skipped = counts(report) if report.exists() else (0, 0, 0)
     if failed == 0 and (code != 0 or passed + skipped == 0):
         print(f"{command[0]} ended with status {code} and {passed} passed cases", flush=True)
@@ -39,7 +39,6 @@ def run(command, report):
 
 def main():
     build = Path(sys.argv[1]).resolve()
-    os.environ.setdefault("OMP_WAIT_POLICY", "PASSIVE")  # threads that wait leave the cores to the other processes
     reports = build / "tests"
     suites = [
         # ctest is the way in, so that its settings hold; the report is GoogleTest's, with every case.
@@ -49,6 +48,7 @@ def main():
             [sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
             + [f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]],
             reports / "python.xml",
+            OMP_WAIT_POLICY="PASSIVE",  # threads that wait leave the cores to the other processes
         ),
     ]
     passed, failed, skipped = map(sum, zip(*suites, strict=True))

@@ -45,8 +45,10 @@ def main():
         run(["ctest", "--test-dir", str(build), "--output-on-failure"], reports / "cpp.xml"),
         # Each test runs on one thread, so files go to as many processes as there are cores, up to some memory's worth.
         run(
-            [sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"]
-            + [f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]],
+            [
+                *(sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"),
+                *(f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]),
+            ],
             reports / "python.xml",
             OMP_WAIT_POLICY="PASSIVE",  # threads that wait leave the cores to the other processes
         ),

@@ -31,7 +31,8 @@ at::Tensor Dropped::masked(const at::Tensor& g) const { return seeded_dropout(g,
 
 namespace {
 
-// A power of two of strips, so that threads have equal numbers of them, in multiples of the rows of a tile.
+// A power of two of strips, so that threads have equal numbers of them; or somewhat fewer, since each but the last is a
+// multiple of the rows of a tile.
 struct Strips {
   int64_t strip, part, count;  // rows of both
 

@@ -63,9 +63,8 @@ void write_blocks(const kernels::cpu::RowTransform& transform, const Tile& tile,
   put(rows, to, n * d);
 }
 
-// f(first, rows, sums) for tile after tile of x, where f adds to `count` tiles of sums. Each strip's go to `to`
-// [strips,
-// *, length, 2], count of them, zeros before.
+// f(first, rows, sums) for tile after tile of x, where f adds to `count` tiles of sums. Their lanes are added to `to`,
+// strip by strip: [strips, *, length, 2], count of them a strip, zeros before.
 template <class F>
 void by_summed_tiles(const kernels::cpu::RowTransform& transform, const at::Tensor& x, int64_t count,
                      const at::Tensor& to, const F& f) {

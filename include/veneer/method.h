@@ -57,8 +57,8 @@ class Method {
   // The output [*, d_out], a fresh tensor, and after it what backward wants besides the call's own tensors.
   virtual std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const;
   // The gradients of the parameters, in the order of their specs and in their dtypes, undefined for frozen ones, and
-  // then that of x where it is wanted. `in` has x, weight, bias and seed, of the base only where the method ran it;
-  // `kept` as fused_forward left it.
+  // then that of x where it is wanted. `in` has x, weight, bias and seed, of the base only where the method ran it; and
+  // where the call's y was x itself, a y that is dy: x then has that gradient too. `kept` as fused_forward left it.
   virtual std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
                                                  const std::vector<at::Tensor>& kept, bool wants_x) const;
 

@@ -25,15 +25,6 @@ bool has_bfloat16_products() {
 #endif
 }
 
-// Whether the kernels of a CPU serve: measured on AVX2 and AVX-512, the libraries are faster for wider factors and for
-// bfloat16 where the processor has products of it, but where a mask would have to be written for them.
-bool on_cpu(const Dropped& x, int64_t rank) {
-  const auto type = x.x.scalar_type();
-  int64_t widest = type == at::kFloat || x.seed.defined() ? 64 : 32;
-  if (type == at::kBFloat16 && !x.seed.defined() && has_bfloat16_products()) widest = 0;
-  return rank <= widest && cpu::takes_thin(x.x, rank);
-}
-
 // Whether the kernels of a GPU serve: measured on an H100, the libraries are faster for wider factors, but where a mask
 // would have to be written for them.
 bool on_device(const Dropped& x, int64_t rank) {
@@ -46,9 +37,18 @@ at::Tensor scaled(const at::Tensor& t, double scale) { return scale == 1.0 ? t :
 
 }  // namespace
 
+// Whether the kernels of a CPU serve: measured on AVX2 and AVX-512, the libraries are faster for wider factors and for
+// bfloat16 where the processor has products of it, but where a mask would have to be written for them.
+bool takes_tiles(const Dropped& x, int64_t rank) {
+  const auto type = x.x.scalar_type();
+  int64_t widest = type == at::kFloat || x.seed.defined() ? 64 : 32;
+  if (type == at::kBFloat16 && !x.seed.defined() && has_bfloat16_products()) widest = 0;
+  return rank <= widest && cpu::takes_thin(x.x, rank);
+}
+
 at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale) {
   const int64_t r = factor.sym_size(0).guard_int(__FILE__, __LINE__);
-  if (on_cpu(x, r)) return cpu::reduced(x, factor, scale);
+  if (takes_tiles(x, r)) return cpu::reduced(x, factor, scale);
   if (on_device(x, r)) return device::reduced(x, factor, scale);
   // Thin products are fast where both are read along their rows.
   const at::Tensor turned = factor.stride(1) == 1 ? factor.t() : factor.contiguous().t();
@@ -63,7 +63,7 @@ at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale) {
 
 at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool rounded) {
   const int64_t r = left.sym_size(1).guard_int(__FILE__, __LINE__);
-  if (on_cpu(x, r)) return cpu::summed(x, left, scale, rounded);
+  if (takes_tiles(x, r)) return cpu::summed(x, left, scale, rounded);
   if (on_device(x, r)) return device::summed(x, left, scale, rounded);
   if (!x.seed.defined()) return scaled(at::mm(left.t(), x.x), scale);
   if (r > few) return scaled(at::mm(left.t(), x.part(0, x.x.size(0))), scale);
@@ -76,7 +76,7 @@ at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool
 
 std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,
                                                  double scale, double sum_scale, bool rounded) {
-  if (on_cpu({x}, std::max(factor.size(0), left.size(1)))) {
+  if (takes_tiles({x}, std::max(factor.size(0), left.size(1)))) {
     return cpu::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
   }
   if (on_device({x}, factor.size(0))) return device::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
@@ -84,7 +84,7 @@ std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::
 }
 
 std::string products_served_by(const Dropped& x, int64_t rank) {
-  if (on_cpu(x, rank)) return "tiles of rows, on all threads";
+  if (takes_tiles(x, rank)) return "tiles of rows, on all threads";
   if (on_device(x, rank)) return "a GPU's kernels";
   return "library products";
 }
@@ -93,7 +93,7 @@ at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, c
                   const at::Tensor& bias, const at::Tensor& base) {
   at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());
   const int64_t r = factor.sym_size(0).guard_int(__FILE__, __LINE__);
-  if (on_cpu({y, mask.seed}, r)) {
+  if (takes_tiles({y, mask.seed}, r)) {
     cpu::expand_into(y, h, factor, scale, mask, bias, base);
     return y;
   }

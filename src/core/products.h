@@ -16,6 +16,9 @@ namespace veneer {
 // A matrix with a side of up to this many is multiplied dense where there are many rows, whatever its structure.
 constexpr int64_t narrow_side = 128;
 
+// Whether products of x with matrices of `rank` rows are served by tiles of rows on a CPU.
+bool takes_tiles(const Dropped& x, int64_t rank);
+
 // scale * dropout(x) factor^T: x [N, d], factor [r, d] -> [N, r].
 at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale);
 // scale * left^T dropout(x): left [N, r], x [N, d] -> [r, d], in x's dtype; or, where a kernel sums

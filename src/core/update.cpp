@@ -3,11 +3,12 @@
 #include "core/update.h"
 
 #include <ATen/ATen.h>
+#include <c10/core/GradMode.h>
 
 #include <algorithm>
 
 #include "core/products.h"
-#include "core/recording.h"
+#include "core/recorded.h"
 #include "core/routes.h"
 #include "device/extended.h"
 #include "veneer/numeric.h"
@@ -111,24 +112,24 @@ struct Prepared {
             device::takes_extended(dy, base.weight, dh.size(1))) {
           dx = device::extended_turned(dy, base.weight, dh, a);
         } else if (wants_x) {
-          dx = with_layer_turned(expand(dh, a, 1.0, x), dy, base);
+          dx = turned(dh, a, 1.0, x, dy, base);
         }
         return {sum_rows(x, dh, 1.0, rounded(0, dy)), gained(db, gain)};
       }
       case Matrix::Form::dense: {
         const at::Tensor m = as(tensors[0], dy);
         if (!wants_x || !thin_input()) {
-          if (wants_x) dx = with_layer_turned(expand(dy, m, scale, x), dy, base);
+          if (wants_x) dx = turned(dy, m, scale, x, dy, base);
           return {gained(sum_rows(x, dy, scale, rounded(0, dy)), gain)};
         }
         const auto [back, dm] = reduce_and_sum(dy, m.t(), x.part(0, dy.size(0)), scale, scale, rounded(0, dy));
-        dx = with_layer_turned(x.masked(back), dy, base);
+        dx = with_layer_turned(plus(x.masked(back), base.y), dy, base);
         return {gained(dm, gain)};
       }
       case Matrix::Form::other: break;
     }
     Tensors sums = by_pullback(dy, x, gain, wants_x, dx);
-    if (wants_x) with_layer_turned(dx, dy, base);
+    if (wants_x) dx = with_layer_turned(plus(dx, base.y), dy, base);
     return sums;
   }
 
@@ -139,6 +140,13 @@ struct Prepared {
   // The layer's own product comes last: it adds to what there is for nothing, and an update is written only once.
   static at::Tensor with_layer(const at::Tensor& y, const Dropped& x, const Base& base) {
     return base.weight.defined() ? y.addmm_(x.x, base.weight.t()) : y;
+  }
+  static at::Tensor plus(const at::Tensor& t, const at::Tensor& more) { return more.defined() ? t.add_(more) : t; }
+  // dx of h [N, r] with the factor [r, d_in], and of the base.
+  static at::Tensor turned(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& x,
+                           const at::Tensor& dy, const Base& base) {
+    if (!x.seed.defined()) return with_layer_turned(expand(h, factor, scale, {}, {}, base.y), dy, base);
+    return with_layer_turned(plus(expand(h, factor, scale, x), base.y), dy, base);
   }
   static at::Tensor with_layer_turned(const at::Tensor& dx, const at::Tensor& dy, const Base& base) {
     return base.weight.defined() ? dx.addmm_(dy, base.weight) : dx;
@@ -208,6 +216,10 @@ bool Update::merges(const Dropped& x, const Base& base) const {
          (matrix_.form() != Matrix::Form::factors || matrix_.prepare(params_)[0].size(0) > few);
 }
 
+bool Update::multiplies_dense(const at::Tensor& x) const {
+  return matrix_.form() == Matrix::Form::dense || as_dense(matrix_, x);
+}
+
 std::string Update::route(const Dropped& x, const Base& base) const {
   if (merges(x, base)) return "M is added to the weight: many rows, no dropout, more than 16 bits";
   if (as_dense(matrix_, x.x)) {
@@ -255,46 +267,28 @@ std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base) cons
 
 std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x, const Base& base, const Tensors& kept,
                                          bool wants_x, const at::Tensor& gain) const {
-  const size_t count = params_.tensors().size();
-  Tensors gradients(count), leaves(count), trained;
-  for (size_t i = 0; i < count; ++i) {
-    leaves[i] = params_.tensors()[i].detach();
-    if (!params_.specs()[i].trainable) continue;
-    trained.push_back(leaves[i].requires_grad_());
-  }
   if (dy.is_meta()) {
+    Tensors gradients(params_.tensors().size());
     if (wants_x) gradients.push_back(at::empty_like(x.x));
     return gradients;
   }
-
   const bool merged = merges(x, base), dense = !merged && as_dense(matrix_, x.x);
   const Matrix::Form form = dense ? Matrix::Form::dense : matrix_.form();
-  Tensors prepared, sums;
-  {
-    const Recording recording;
-    const Params recorded = params_.with(leaves);
-    prepared = dense ? Tensors{matrix_.dense(recorded)} : matrix_.prepare(recorded);
-  }
+  const Recorded recorded(matrix_, params_, dense);
+  const Tensors& prepared = recorded.prepared();
+  Tensors sums;
   at::Tensor dx;
   {
     const c10::NoGradGuard no_grad;
     if (merged && wants_x) {
       const at::Tensor all = form == Matrix::Form::dense ? base.weight.add(as(prepared[0], dy), scale_)
-                                                         : matrix_.merged(base.weight, params_.with(leaves), scale_);
+                                                         : matrix_.merged(base.weight, params_, scale_);
       dx = at::mm(dy, gained(all, gain));
     }
     const at::Tensor h = kept.empty() ? at::Tensor() : kept[0];
     sums = Prepared{matrix_, form, prepared, scale_}.backward(dy, x, base, h, gain, wants_x && !merged, dx);
-    for (size_t i = 0; i < sums.size(); ++i) {
-      if (sums[i].defined()) sums[i] = as(sums[i], prepared[i]);
-    }
   }
-  const Recording recording;
-  const auto found = gradients_of(prepared, trained, sums);
-  for (size_t i = 0, place = 0; i < count; ++i) {
-    if (!params_.specs()[i].trainable) continue;
-    gradients[i] = found[place++];
-  }
+  Tensors gradients = recorded.gradients(std::move(sums));
   if (wants_x) gradients.push_back(dx);
   return gradients;
 }

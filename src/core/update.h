@@ -31,13 +31,16 @@ class Update {
   // cost as little, and not in 16 bits, where a small update would be lost in the sum.
   bool merges(const Dropped& x, const Base& base) const;
 
+  // Whether rows such as x [N, d_in] are multiplied with the dense matrix, which they may be though it has a structure.
+  bool multiplies_dense(const at::Tensor& x) const;
+
   // The output [N, d_out], a fresh tensor, and after it what backward wants.
   std::vector<at::Tensor> forward(const Dropped& x, const Base& base) const;
 
   // From dy [N, d_out], contiguous, the gradients of the tensors of the parameters, in their order and dtypes,
-  // undefined for frozen ones; and after them, where it is wanted, that of x. The gradient of base.y, which is dy, and
-  // base.y itself are not needed. Where it merges, and only there, the rows of the layer's weight may be scaled by
-  // `gain` [d_out], in float32 at least.
+  // undefined for frozen ones; and after them, where it is wanted, that of x, to which base.y [N, d_in] is then added,
+  // if it is defined. Where it merges, and only there, the rows of the layer's weight may be scaled by `gain` [d_out],
+  // in float32 at least.
   std::vector<at::Tensor> backward(const at::Tensor& dy, const Dropped& x, const Base& base,
                                    const std::vector<at::Tensor>& kept, bool wants_x,
                                    const at::Tensor& gain = {}) const;

@@ -11,6 +11,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/activation.h"
+#include "core/narrow_layer.h"
+#include "core/recorded.h"
 #include "core/update.h"
 #include "veneer/check.h"
 #include "veneer/dropout.h"
@@ -71,11 +73,15 @@ class Bottleneck final : public Method {
   // Kept is the inner state before its nonlinearity, and what the matrices keep.
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
     const Params down = params.scoped("down_"), up = params.scoped("up_");
-    const at::Tensor none;
-    std::vector<at::Tensor> kept = Update(*down_, down, down_->scale())
-                                       .forward(input_of(in), {none, none, bias_of(params, "down_bias", in.x, 1.0)});
-    const Base residual{none, rows(in.y).contiguous(), bias_of(params, "up_bias", in.x, scale_)};
-    auto out = Update(*up_, up, scale_ * up_->scale()).forward({activate(activation_, kept[0])}, residual);
+    const Dropped x = input_of(in);
+    const at::Tensor residual = rows(in.y).contiguous();
+    if (both_dense(x.x, down, up)) {
+      const auto [y, z] = layer(in, params, down_->build(down), up_->build(up)).forward(x, residual);
+      return {unrows(y, in.x), z};
+    }
+    std::vector<at::Tensor> kept = update_down(down).forward(x, {{}, {}, bias_of(params, "down_bias", in.x, 1.0)});
+    auto out = update_up(up).forward({activate(activation_, kept[0])},
+                                     {{}, residual, bias_of(params, "up_bias", in.x, scale_)});
     out[0] = unrows(out[0], in.x);
     out.insert(out.begin() + 1, kept.begin(), kept.end());
     return out;
@@ -84,28 +90,13 @@ class Bottleneck final : public Method {
   std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
                                          const std::vector<at::Tensor>& kept, bool wants_x) const override {
     const Params down = params.scoped("down_"), up = params.scoped("up_");
-    const bool factors = down_->form() == Matrix::Form::factors;
-    const std::vector<at::Tensor> of_down(kept.begin() + 1, kept.begin() + 1 + (factors ? 1 : 0));
-    const std::vector<at::Tensor> of_up(kept.begin() + 1 + (factors ? 1 : 0), kept.end());
-    const at::Tensor g = rows(dy).contiguous();
-    auto gradients = Update(*up_, up, scale_ * up_->scale())
-                         .backward(g, {activate(activation_, kept[0])}, {}, of_up, /*wants_x=*/true);
-    const at::Tensor dh = activate_pullback(activation_, kept[0], gradients.back()).contiguous();
-    gradients.pop_back();
-    auto more = Update(*down_, down, down_->scale()).backward(dh, input_of(in), {}, of_down, wants_x);
-    for (size_t i = 0; i < gradients.size(); ++i) {
-      if (more[i].defined()) gradients[i] = gradients[i].defined() ? gradients[i] + more[i] : more[i];
-    }
-    const auto add_bias = [&](const char* name, const at::Tensor& slope, double scale) {
-      const size_t place = params.place(name);
-      if (params.specs()[place].trainable) {
-        gradients[place] =
-            as(slope.sum(0, /*keepdim=*/false, wide_type(slope.scalar_type())) * scale, params.tensors()[place]);
-      }
-    };
-    if (bias_) add_bias("down_bias", dh, 1.0), add_bias("up_bias", g, scale_);
+    const Dropped x = input_of(in);
+    const at::Tensor g = rows(dy).contiguous(), residual = in.y.defined() ? rows(in.y).contiguous() : in.y;
+    const bool dense = both_dense(x.x, down, up);
+    auto gradients = dense ? of_layer(g, x, in, params, kept[0], residual, wants_x)
+                           : of_updates(g, x, params, kept, residual, wants_x);
     fill_with_zeros(gradients, params);
-    if (wants_x) gradients.push_back(unrows(more.back(), in.x));
+    if (wants_x) gradients.back() = unrows(gradients.back(), in.x);
     return gradients;
   }
 
@@ -114,6 +105,77 @@ class Bottleneck final : public Method {
   double dropout() const override { return dropout_; }
 
  private:
+  Update update_down(const Params& down) const { return {*down_, down, down_->scale()}; }
+  Update update_up(const Params& up) const { return {*up_, up, scale_ * up_->scale()}; }
+
+  // Whether both projections of these rows are products with dense matrices, and narrow ones.
+  bool both_dense(const at::Tensor& x, const Params& down, const Params& up) const {
+    if (x.is_meta() || x.size(0) == 0 || size_ > std::min(site_.d_in, site_.d_out)) return false;
+    return update_down(down).multiplies_dense(x) &&
+           update_up(up).multiplies_dense(at::empty({x.size(0), size_}, x.options()));
+  }
+
+  NarrowLayer layer(const Input& in, const Params& params, const at::Tensor& down, const at::Tensor& up) const {
+    return {activation_,
+            as(down, in.x),
+            bias_of(params, "down_bias", in.x, 1.0),
+            as(up, in.x).contiguous(),
+            bias_of(params, "up_bias", in.x, scale_),
+            down_->scale(),
+            scale_ * up_->scale(),
+            /*rounded=*/down.scalar_type() == in.x.scalar_type() && up.scalar_type() == in.x.scalar_type()};
+  }
+
+  // The gradients of the parameters, and that of x [N, d] where it is wanted; g is dy [N, d].
+  std::vector<at::Tensor> of_layer(const at::Tensor& g, const Dropped& x, const Input& in, const Params& params,
+                                   const at::Tensor& z, const at::Tensor& residual, bool wants_x) const {
+    const Recorded down(*down_, params.scoped("down_"), /*dense=*/true), up(*up_, params.scoped("up_"), true);
+    const auto found =
+        layer(in, params, down.prepared()[0].detach(), up.prepared()[0].detach()).backward(g, x, z, residual, wants_x);
+    auto gradients = sum_of(down.gradients({found.down}), up.gradients({found.up}));
+    if (bias_) {
+      set_bias(gradients, params, "down_bias", found.down_bias, 1.0);
+      set_bias(gradients, params, "up_bias", found.up_bias, scale_);
+    }
+    if (wants_x) gradients.push_back(found.x);
+    return gradients;
+  }
+
+  std::vector<at::Tensor> of_updates(const at::Tensor& g, const Dropped& x, const Params& params,
+                                     const std::vector<at::Tensor>& kept, const at::Tensor& residual,
+                                     bool wants_x) const {
+    const Params down = params.scoped("down_"), up = params.scoped("up_");
+    const auto of_up = kept.begin() + (down_->form() == Matrix::Form::factors ? 2 : 1);
+    auto gradients =
+        update_up(up).backward(g, {activate(activation_, kept[0])}, {}, {of_up, kept.end()}, /*wants_x=*/true);
+    const at::Tensor dz = activate_pullback(activation_, kept[0], gradients.back()).contiguous();
+    gradients.pop_back();
+    auto more = update_down(down).backward(dz, x, {{}, residual, {}}, {kept.begin() + 1, of_up}, wants_x);
+    const at::Tensor dx = wants_x ? more.back() : at::Tensor();
+    gradients = sum_of(gradients, more);
+    const auto total = [](const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); };
+    if (bias_) {
+      set_bias(gradients, params, "down_bias", total(dz), 1.0);
+      set_bias(gradients, params, "up_bias", total(g), scale_);
+    }
+    if (wants_x) gradients.push_back(dx);
+    return gradients;
+  }
+
+  // One for each parameter: `a`, and `b` for as many.
+  static std::vector<at::Tensor> sum_of(std::vector<at::Tensor> a, const std::vector<at::Tensor>& b) {
+    for (size_t i = 0; i < a.size(); ++i) {
+      if (b[i].defined()) a[i] = a[i].defined() ? a[i] + b[i] : b[i];
+    }
+    return a;
+  }
+
+  static void set_bias(std::vector<at::Tensor>& gradients, const Params& params, const char* name,
+                       const at::Tensor& gradient, double scale) {
+    const size_t place = params.place(name);
+    if (params.specs()[place].trainable) gradients[place] = as(gradient * scale, params.tensors()[place]);
+  }
+
   Dropped input_of(const Input& in) const { return {rows(in.x).contiguous(), in.seed, dropout_}; }
 
   // scale * bias in x's dtype; undefined where there is none.

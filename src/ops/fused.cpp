@@ -23,7 +23,7 @@ using Forward = std::vector<Tensor>(Text, Text, const Tensor&, const OptionalTen
                                     const OptionalTensor&, at::TensorList, const OptionalTensor&, Text);
 using Backward = std::vector<Tensor>(Text, Text, const Tensor&, const Tensor&, const OptionalTensor&,
                                      const OptionalTensor&, at::TensorList, at::TensorList, const OptionalTensor&, bool,
-                                     Text);
+                                     bool, Text);
 
 auto forward_op() {
   static const auto op = c10::Dispatcher::singleton().findSchemaOrThrow("veneer::fused", "").typed<Forward>();
@@ -47,12 +47,12 @@ std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const Op
 
 std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
                              const OptionalTensor& bias, at::TensorList params, at::TensorList kept,
-                             const OptionalTensor& seed, bool wants_x, Text /*build*/) {
+                             const OptionalTensor& seed, bool residual, bool wants_x, Text /*build*/) {
   const PlainKeys keys;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto bound = from_plan(method, options);
-  std::vector<Tensor> gradients = bound->method->fused_backward(
-      dy, {x, Tensor(), tensor(weight), tensor(bias), tensor(seed)}, {bound->specs, params}, kept.vec(), wants_x);
+  const Input in{x, residual ? dy : Tensor(), tensor(weight), tensor(bias), tensor(seed)};
+  std::vector<Tensor> gradients = bound->method->fused_backward(dy, in, {bound->specs, params}, kept.vec(), wants_x);
   for (Tensor& gradient : gradients) {
     if (!gradient.defined()) gradient = at::empty({0}, x.options());  // of a frozen tensor: an op returns only tensors
   }
@@ -80,7 +80,8 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     data["build"] = build;
     data["params"] = static_cast<int64_t>(params.size());
     data["y"] = y.has_value();
-    context->set_materialize_grads(false);  // no zeros as the gradients of what is kept
+    data["residual"] = y.has_value() && y->is_same(x);  // one tensor in both places, which gets one gradient
+    context->set_materialize_grads(false);              // no zeros as the gradients of what is kept
     // A compiled graph calls the op with all its outputs in view.
     context->mark_non_differentiable({outputs.begin() + 1, outputs.end()});
     return outputs;
@@ -93,7 +94,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     const auto count = static_cast<size_t>(data["params"].toInt());
     const Tensor& x = saved[0];
     const at::TensorList rest(saved), params = rest.slice(4, count), kept = rest.slice(4 + count);
-    const bool has_y = data["y"].toBool();
+    const bool residual = data["residual"].toBool(), has_y = data["y"].toBool() && !residual;
     std::vector<Tensor> results(count + 1);  // of params, then x
     const bool wants_x = context->needs_input_grad(0);
     if (gradients[0].defined()) {
@@ -101,7 +102,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
                     ? differentiable(*context, gradients[0], saved, params)
                     : backward_op().call(data["method"].toStringRef(), data["options"].toStringRef(), gradients[0], x,
                                          optional(saved[2]), optional(saved[3]), params, kept, optional(saved[1]),
-                                         wants_x, data["build"].toStringRef());
+                                         residual, wants_x, data["build"].toStringRef());
     }
     torch::autograd::variable_list all(2);  // of method and options
     all.push_back(wants_x ? results.back() : Tensor());
@@ -137,6 +138,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     const auto found = torch::autograd::grad({out}, inputs, {dy}, /*retain_graph=*/true, /*create_graph=*/true,
                                              /*allow_unused=*/true);
     for (size_t i = 0; i < places.size(); ++i) results[places[i]] = found[i];
+    if (data["residual"].toBool()) results.back() = results.back().defined() ? results.back() + dy : dy;
     return results;
   }
 };
@@ -204,7 +206,7 @@ TORCH_LIBRARY_FRAGMENT(veneer, m) {
       tags);
   m.def(
       "fused_backward(str method, str options, Tensor dy, Tensor x, Tensor? weight, Tensor? bias, Tensor[] params, "
-      "Tensor[] kept, Tensor? seed, bool wants_x, str build) -> Tensor[]",
+      "Tensor[] kept, Tensor? seed, bool residual, bool wants_x, str build) -> Tensor[]",
       tags);
 }
 TORCH_LIBRARY_IMPL(veneer, CPU, m) { m.impl("fused", forward), m.impl("fused_backward", backward); }

@@ -44,11 +44,20 @@ def test_explain_says_by_what_an_update_is_computed(way):
     assert f": {expected}" in row.kernels
 
 
-def test_both_updates_of_a_bottleneck_are_named():
-    config = veneer.BottleneckConfig(bottleneck_size=8, hidden_size=D, target_modules=["0"])
-    model = veneer.get_peft_model(nn.Sequential(nn.Linear(D, D)), config)
-    (row,) = model.explain(torch.randn(20, D))
-    assert [line.split(":")[0] for line in row.kernels.split("; ")] == [
+def bottleneck_route(**fields):
+    config = veneer.BottleneckConfig(bottleneck_size=8, hidden_size=D, target_modules=["0"], **fields)
+    (row,) = veneer.get_peft_model(nn.Sequential(nn.Linear(D, D)), config).explain(torch.randn(20, D))
+    return row.kernels
+
+
+def test_both_projections_of_a_bottleneck_are_one_loop():
+    assert bottleneck_route() == (
+        f"[{D}, 8] and [8, {D}] dense, 20 rows of Float: one loop over tiles of rows each way, on all threads"
+    )
+
+
+def test_both_updates_of_a_structured_bottleneck_are_named():
+    assert [line.split(":")[0] for line in bottleneck_route(matrix="low_rank").split("; ")] == [
         f"M [8, {D}], 20 rows of Float",
         f"M [{D}, 8], 20 rows of Float",
     ]

@@ -34,6 +34,12 @@ VENEER_CLONES void add_cloned(float* __restrict rows, const float* __restrict ro
   }
 }
 
+VENEER_CLONES void sum_cloned(const float* __restrict rows, float* __restrict row, int64_t n, int64_t d) {
+  for (int64_t i = 0; i < n; ++i, rows += d) {
+    for (int64_t j = 0; j < d; ++j) row[j] += rows[j];
+  }
+}
+
 }  // namespace
 
 template <class T>
@@ -55,5 +61,7 @@ template void narrow(const float*, Fp16*, int64_t);
 void add_to_rows(float* rows, const float* row, int64_t n, int64_t d, bool accumulate) {
   add_cloned(rows, row, n, d, accumulate);
 }
+
+void sum_rows(const float* rows, float* row, int64_t n, int64_t d) { sum_cloned(rows, row, n, d); }
 
 }  // namespace veneer::kernels::cpu

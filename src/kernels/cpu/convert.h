@@ -17,5 +17,7 @@ void narrow(const float* from, T* to, int64_t n);
 
 // Each of the rows [n, d] = row, or += row.
 void add_to_rows(float* rows, const float* row, int64_t n, int64_t d, bool accumulate);
+// row [d] += the sum of the rows [n, d].
+void sum_rows(const float* rows, float* row, int64_t n, int64_t d);
 
 }  // namespace veneer::kernels::cpu

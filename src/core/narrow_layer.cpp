@@ -1,0 +1,56 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+#include "core/narrow_layer.h"
+
+#include <ATen/ATen.h>
+
+#include "core/activation.h"
+#include "core/narrow_tiles.h"
+#include "core/products.h"
+#include "core/routes.h"
+#include "veneer/numeric.h"
+
+namespace veneer {
+namespace {
+
+std::string served_by(const NarrowLayer& layer, const Dropped& x) {
+  const int64_t m = layer.down.size(0);
+  return takes_tiles(x, m) ? "one loop over tiles of rows each way, on all threads" : products_served_by(x, m);
+}
+
+at::Tensor sum_of_rows(const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); }
+
+}  // namespace
+
+NarrowLayer::Output NarrowLayer::forward(const Dropped& x, const at::Tensor& base) const {
+  if (routes_wanted()) {
+    add_route(c10::str("[", up.size(0), ", ", up.size(1), "] and [", down.size(0), ", ", down.size(1), "] dense, ",
+                       x.x.size(0), " rows of ", x.x.scalar_type(), ": ", served_by(*this, x)));
+  }
+  if (takes_tiles(x, down.size(0))) return cpu::narrow_forward(*this, x, base);
+  at::Tensor z = reduce(x, down, down_scale);
+  if (down_bias.defined()) z.add_(down_bias);
+  return {expand(activate(activation, z), up.t(), up_scale, {}, up_bias, base), z};
+}
+
+NarrowLayer::Gradients NarrowLayer::backward(const at::Tensor& dy, const Dropped& x, const at::Tensor& z,
+                                             const at::Tensor& residual, bool wants_x) const {
+  if (takes_tiles(x, down.size(0))) return cpu::narrow_backward(*this, dy, x, z, residual, wants_x);
+  Gradients result;
+  const auto [da, dup] = reduce_and_sum(dy, up.t(), activate(activation, z), up_scale, up_scale, rounded);
+  const at::Tensor dz = activate_pullback(activation, z, da).contiguous();
+  result.up = dup;
+  result.down = sum_rows(x, dz, down_scale, rounded);
+  if (up_bias.defined()) result.up_bias = sum_of_rows(dy);
+  if (down_bias.defined()) result.down_bias = sum_of_rows(dz);
+  if (!wants_x) return result;
+  if (x.seed.defined()) {
+    result.x = expand(dz, down, down_scale, x);
+    if (residual.defined()) result.x.add_(residual);
+  } else {
+    result.x = expand(dz, down, down_scale, {}, {}, residual);
+  }
+  return result;
+}
+
+}  // namespace veneer

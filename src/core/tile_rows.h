@@ -1,0 +1,70 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Tiles of rows and the small matrices that they are multiplied with, in float32 (kernels/cpu/thin_product.h).
+#pragma once
+
+#include <ATen/ATen.h>
+
+#include <type_traits>
+
+#include "core/tiles.h"
+#include "kernels/cpu/seeded_dropout.h"
+#include "kernels/cpu/vector.h"
+#include "veneer/dropout.h"
+
+namespace veneer::cpu {
+
+// Factors are padded to whole vectors.
+inline int64_t padded(int64_t r) {
+  constexpr int64_t lanes = kernels::cpu::lanes;
+  return (r + lanes - 1) / lanes * lanes;
+}
+
+template <class T>
+void drop(const T* x, T* y, int64_t numbers, const Dropped& mask, int64_t first) {
+  kernels::cpu::seeded_dropout<T>(
+      {x, y, numbers, mask.seed.const_data_ptr<int64_t>(), dropout_threshold(mask.p), dropout_scale(mask.p), first}, 0,
+      numbers);
+}
+
+// Rows of dropout(x) as float32, in x itself or in a room.
+template <class T>
+const float* rows_of(const Dropped& x, int64_t begin, int64_t n) {
+  const int64_t d = x.x.size(1);
+  const T* rows = in<T>(x.x) + begin * d;
+  if (x.seed.defined()) {
+    T* const dropped = room<T>(n * d, 0);
+    drop(rows, dropped, n * d, x, begin * d);
+    rows = dropped;
+  }
+  return widened(rows, n * d, 0);
+}
+
+// The numbers of a tile as T, in the tile itself or in a room.
+template <class T>
+const T* narrowed(const float* tile, int64_t numbers) {
+  if constexpr (std::is_same_v<T, float>) {
+    return tile;
+  } else {
+    T* const to = room<T>(numbers, 1);
+    kernels::cpu::narrow(tile, to, numbers);
+    return to;
+  }
+}
+
+inline at::Tensor as_float(const at::Tensor& t, double scale = 1.0) {
+  const at::Tensor wide = t.to(at::kFloat);
+  return (scale == 1.0 ? wide : wide * scale).contiguous();
+}
+
+// scale * factor^T [d, r], padded with columns of zeros.
+inline at::Tensor turned_and_padded(const at::Tensor& factor, double scale) {
+  const int64_t r = factor.size(0);
+  const at::Tensor result = at::zeros({factor.size(1), padded(r)}, factor.options().dtype(at::kFloat));
+  at::Tensor inner = result.narrow(1, 0, r);
+  inner.copy_(factor.t());
+  if (scale != 1.0) inner.mul_(scale);
+  return result;
+}
+
+}  // namespace veneer::cpu

@@ -8,14 +8,20 @@
 #include "core/narrow_tiles.h"
 #include "core/products.h"
 #include "core/routes.h"
+#include "device/narrow_layer.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
 namespace {
 
+bool on_device(const NarrowLayer& layer, const Dropped& x) {
+  return !x.seed.defined() && device::takes_narrow(x.x, layer.down.size(0), layer.up.size(0));
+}
+
 std::string served_by(const NarrowLayer& layer, const Dropped& x) {
   const int64_t m = layer.down.size(0);
-  return takes_tiles(x, m) ? "one loop over tiles of rows each way, on all threads" : products_served_by(x, m);
+  if (takes_tiles(x, m)) return "one loop over tiles of rows each way, on all threads";
+  return on_device(layer, x) ? "a GPU's kernel, one pass over the rows each way" : products_served_by(x, m);
 }
 
 at::Tensor sum_of_rows(const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); }
@@ -28,6 +34,7 @@ NarrowLayer::Output NarrowLayer::forward(const Dropped& x, const at::Tensor& bas
                        x.x.size(0), " rows of ", x.x.scalar_type(), ": ", served_by(*this, x)));
   }
   if (takes_tiles(x, down.size(0))) return cpu::narrow_forward(*this, x, base);
+  if (on_device(*this, x)) return device::narrow_forward(*this, x.x, base);
   at::Tensor z = reduce(x, down, down_scale);
   if (down_bias.defined()) z.add_(down_bias);
   return {expand(activate(activation, z), up.t(), up_scale, {}, up_bias, base), z};
@@ -36,6 +43,7 @@ NarrowLayer::Output NarrowLayer::forward(const Dropped& x, const at::Tensor& bas
 NarrowLayer::Gradients NarrowLayer::backward(const at::Tensor& dy, const Dropped& x, const at::Tensor& z,
                                              const at::Tensor& residual, bool wants_x) const {
   if (takes_tiles(x, down.size(0))) return cpu::narrow_backward(*this, dy, x, z, residual, wants_x);
+  if (on_device(*this, x)) return device::narrow_backward(*this, dy, x.x, z, residual, wants_x);
   Gradients result;
   const auto [da, dup] = reduce_and_sum(dy, up.t(), activate(activation, z), up_scale, up_scale, rounded);
   const at::Tensor dz = activate_pullback(activation, z, da).contiguous();

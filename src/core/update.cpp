@@ -9,6 +9,7 @@
 
 #include "core/products.h"
 #include "core/recorded.h"
+#include "core/rescaling.h"
 #include "core/routes.h"
 #include "device/extended.h"
 #include "veneer/numeric.h"
@@ -45,6 +46,14 @@ bool as_dense(const Matrix& matrix, const at::Tensor& x) {
   return x.size(0) >= 2 * less && (less <= narrow_side || matrix.costly());
 }
 
+// A forward's output and what it keeps, the output rescaled and the one without the gain last, where there is a gain.
+Tensors with_gain(Tensors result, const at::Tensor& gain, const at::Tensor& bias) {
+  if (!gain.defined()) return result;
+  result.push_back(result[0]);
+  result[0] = rescaled(result[0], gain, bias);
+  return result;
+}
+
 // What a matrix prepared for products adds to an output, and what it gives of gradients.
 struct Prepared {
   const Matrix& matrix;
@@ -55,25 +64,28 @@ struct Prepared {
   // Dense, with the input the thin side.
   bool thin_input() const { return matrix.d_in() <= matrix.d_out(); }
 
-  Tensors forward(const Dropped& x, const Base& base) const {
+  Tensors forward(const Dropped& x, const Base& base, const at::Tensor& gain) const {
     const at::Tensor &bias = base.bias, &y = base.y;
     switch (form) {
       case Matrix::Form::factors: {
         const at::Tensor h = reduce(x, as(tensors[0], x.x), scale), b = as(tensors[1], x.x);
         if (base.weight.defined() && device::takes_extended(x.x, base.weight, h.size(1))) {
-          return {device::extended(x.x, base.weight, h, b, bias), h};
+          if (!gain.defined()) return {device::extended(x.x, base.weight, h, b, bias), h};
+          const auto [scaled, plain] = device::extended_gained(x.x, base.weight, h, b, bias, gain);
+          return {scaled, h, plain};
         }
-        return {with_layer(expand(h, b.t(), 1.0, {}, bias, y), x, base), h};
+        return with_gain({with_layer(expand(h, b.t(), 1.0, {}, bias, y), x, base), h}, gain, bias);
       }
       case Matrix::Form::dense: {
         const at::Tensor m = as(tensors[0], x.x);
         if (thin_input()) {
-          return {with_layer(expand(x.part(0, x.x.size(0)), m.t(), scale, {}, bias, y), x, base)};
+          return with_gain({with_layer(expand(x.part(0, x.x.size(0)), m.t(), scale, {}, bias, y), x, base)}, gain,
+                           bias);
         }
         const at::Tensor sum = reduce(x, m, scale);
         if (bias.defined()) sum.add_(bias);
         if (y.defined()) sum.add_(y);
-        return {with_layer(sum, x, base)};
+        return with_gain({with_layer(sum, x, base)}, gain, bias);
       }
       case Matrix::Form::other: break;
     }
@@ -82,7 +94,7 @@ struct Prepared {
       if (scale != 1.0) sum.mul_(scale);
       if (bias.defined()) sum.add_(bias);
       if (y.defined()) sum.add_(y);
-      return {with_layer(sum, x, base)};
+      return with_gain({with_layer(sum, x, base)}, gain, bias);
     }
     const at::Tensor sum = at::empty({x.x.size(0), matrix.d_out()}, x.x.options());
     by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t) {
@@ -97,7 +109,7 @@ struct Prepared {
         to.copy_(scale == 1.0 ? part : part * scale);
       }
     });
-    return {with_layer(sum, x, base)};
+    return with_gain({with_layer(sum, x, base)}, gain, bias);
   }
 
   // The gradients of what was prepared; and where it is wanted, in dx, that of x.
@@ -242,7 +254,7 @@ std::string Update::route(const Dropped& x, const Base& base) const {
                                                        : "its own products: parts of the rows, on all threads";
 }
 
-std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base) const {
+std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base, const at::Tensor& gain) const {
   const bool factors = matrix_.form() == Matrix::Form::factors;
   if (routes_wanted() && !x.x.is_meta() && x.x.size(0) > 0) {
     add_route(c10::str("M [", matrix_.d_out(), ", ", matrix_.d_in(), "], ", x.x.size(0), " rows of ", x.x.scalar_type(),
@@ -251,18 +263,19 @@ std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base) cons
   if (merges(x, base)) {
     Tensors result{at::linear(x.x, matrix_.merged(base.weight, params_, scale_), base.bias)};
     if (factors) result.push_back(reduce(x, as(matrix_.prepare(params_)[0], x.x), scale_));
-    return result;
+    return with_gain(std::move(result), gain, base.bias);
   }
   if (x.x.is_meta() || x.x.size(0) == 0) {
     Tensors result{at::empty_symint({x.x.sym_size(0), matrix_.d_out()}, x.x.options())};
     if (factors) {
       result.push_back(at::empty_symint({x.x.sym_size(0), matrix_.prepare(params_)[0].sym_size(0)}, x.x.options()));
     }
+    if (gain.defined()) result.push_back(at::empty_like(result[0]));
     return result;
   }
   const bool dense = as_dense(matrix_, x.x);
   const Tensors tensors = dense ? Tensors{matrix_.build(params_)} : matrix_.prepare(params_);
-  return Prepared{matrix_, dense ? Matrix::Form::dense : matrix_.form(), tensors, scale_}.forward(x, base);
+  return Prepared{matrix_, dense ? Matrix::Form::dense : matrix_.form(), tensors, scale_}.forward(x, base, gain);
 }
 
 std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x, const Base& base, const Tensors& kept,

@@ -34,8 +34,9 @@ class Update {
   // Whether rows such as x [N, d_in] are multiplied with the dense matrix, which they may be though it has a structure.
   bool multiplies_dense(const at::Tensor& x) const;
 
-  // The output [N, d_out], a fresh tensor, and after it what backward wants.
-  std::vector<at::Tensor> forward(const Dropped& x, const Base& base) const;
+  // The output [N, d_out], a fresh tensor, and after it what backward wants. With a gain [d_out], in float32 at least,
+  // what lies above the base's bias is scaled by it, and the output without it comes last.
+  std::vector<at::Tensor> forward(const Dropped& x, const Base& base, const at::Tensor& gain = {}) const;
 
   // From dy [N, d_out], contiguous, the gradients of the tensors of the parameters, in their order and dtypes,
   // undefined for frozen ones; and after them, where it is wanted, that of x, to which base.y [N, d_in] is then added,

@@ -14,6 +14,12 @@ bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank)
 // x weight^T + h p^T + bias: x [N, d_in], weight [d_out, d_in], h [N, r], p [d_out, r], bias [d_out] or undefined.
 at::Tensor extended(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                     const at::Tensor& bias);
+struct Gained {
+  at::Tensor y, plain;  // [N, d_out]
+};
+// Likewise `plain`, and y: what of it lies above the bias is scaled by gain [d_out], in float32.
+Gained extended_gained(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
+                       const at::Tensor& bias, const at::Tensor& gain);
 // dy weight + h p: dy [N, d_out], weight [d_out, d_in], h [N, r], p [r, d_in].
 at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p);
 

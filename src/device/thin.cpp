@@ -95,18 +95,32 @@ void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& fac
   });
 }
 
-at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale) {
+RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale, double smallest,
+                   const at::Tensor& magnitudes) {
   const c10::cuda::CUDAGuard guard(weight.device());
-  const at::Tensor factor = aligned(as(a, weight)), up = as(b, weight).contiguous();
+  const at::Tensor factor = aligned(as(a, weight)), up = as(b, weight).contiguous(), given = aligned(magnitudes);
   const at::Tensor cross = reduced({weight}, factor, 1.0), square = reduced({factor}, factor, 1.0);
   const at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kFloat));
+  const at::Tensor gains = given.defined() ? at::empty_like(norms) : at::Tensor();
   for_16_bit(weight.scalar_type(), [&]<class T>(T) {
-    const cuda::RowNorms<T> call{in<T>(weight),    weight.size(0), weight.size(1), in<T>(cross),
-                                 in<T>(square),    in<T>(up),      up.size(1),     static_cast<float>(scale),
-                                 out<float>(norms)};
-    check(cuda::row_norms(call, stream()));
+    const auto launch = [&]<class M>(M) {
+      const cuda::RowNorms<T, M> call{in<T>(weight),
+                                      weight.size(0),
+                                      weight.size(1),
+                                      in<T>(cross),
+                                      in<T>(square),
+                                      in<T>(up),
+                                      up.size(1),
+                                      static_cast<float>(scale),
+                                      static_cast<float>(smallest),
+                                      in<M>(given),
+                                      out<float>(norms),
+                                      out<float>(gains)};
+      check(cuda::row_norms(call, stream()));
+    };
+    given.defined() && given.scalar_type() == weight.scalar_type() ? launch(T()) : launch(float());
   });
-  return norms;
+  return {norms, gains};
 }
 
 #else
@@ -122,7 +136,9 @@ void expand_into(const at::Tensor&, const at::Tensor&, const at::Tensor&, double
                  const at::Tensor&) {
   absent();
 }
-at::Tensor row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double) { absent(); }
+RowNorms row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double, const at::Tensor&) {
+  absent();
+}
 
 #endif
 

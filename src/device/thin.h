@@ -28,7 +28,12 @@ std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at:
 void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
                  const at::Tensor& bias, const at::Tensor& base);
 
-// The norms [d_out] of the rows of weight [d_out, d_in] + scale * b a, in float32: a [rank, d_in], b [d_out, rank].
-at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale);
+struct RowNorms {
+  at::Tensor norms, gains;  // [d_out]
+};
+// The norms of the rows of weight [d_out, d_in] + scale * b a, at least `smallest`, in float32: a [rank, d_in], b
+// [d_out, rank]. With magnitudes [d_out], the norms are rounded to their dtype, and gains are magnitudes / norms.
+RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale, double smallest,
+                   const at::Tensor& magnitudes = {});
 
 }  // namespace veneer::device

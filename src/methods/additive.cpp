@@ -57,7 +57,7 @@ class Additive final : public Method {
   }
 
   void start(const at::Tensor& weight, const Params& params) const override {
-    if (decompose_) params["magnitude"].copy_(norms(weight, params));
+    if (decompose_) params["magnitude"].copy_(row_norms(weight, params, {}).norms);
   }
 
   at::Tensor forward(const Input& in, const Params& params) const override {
@@ -79,17 +79,11 @@ class Additive final : public Method {
     return !in.seed.defined() || (!drops_rows() && (!decompose_ || !drop_base_));
   }
 
-  // Kept is the update's, and with decompose the output before it is rescaled and the norms n.
+  // Kept is the update's, with decompose the output before it is rescaled among it, and then the norms n and m / n.
   std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
-    std::vector<at::Tensor> kept = update(params).forward(input_of(in), base_of(in));
-    if (decompose_) {
-      const at::Tensor y = kept[0], &m = params["magnitude"];
-      // Meta tensors of symbolic sizes cannot be cast.
-      const at::Tensor n = y.is_meta() ? at::empty_symint(m.sym_sizes(), m.options().dtype(wide_type(m.scalar_type())))
-                                       : rounded_norms(in.weight, params);
-      kept[0] = y.is_meta() ? at::empty_like(y) : rescaled(y, wide(m) / n, in.bias);
-      kept.insert(kept.end(), {y, n});
-    }
+    const auto [n, gain] = decompose_ ? rescaling(in.weight, params) : device::RowNorms{};
+    std::vector<at::Tensor> kept = update(params).forward(input_of(in), base_of(in), gain);
+    if (decompose_) kept.insert(kept.end(), {n, gain});
     kept[0] = unrows(kept[0], in.x);
     return kept;
   }
@@ -100,8 +94,8 @@ class Additive final : public Method {
     const Base base = base_of(in);
     at::Tensor g = rows(dy).contiguous(), magnitude, gain;  // the gradient of m, and m / n
     if (decompose_ && !dy.is_meta()) {
-      const at::Tensor &y = kept[kept.size() - 2], &n = kept.back();
-      gain = wide(params["magnitude"]) / n;
+      const at::Tensor &y = kept.end()[-3], &n = kept.end()[-2];
+      gain = kept.back();
       const bool merged = update(params).merges(x, base);
       const Rescaled found = rescaled_pullback(g, y, in.bias, gain, /*wants_y=*/!merged);
       magnitude = found.gain / n;
@@ -153,8 +147,11 @@ class Additive final : public Method {
             in.bias};
   }
 
-  // Without gradients; by a GPU's kernels where it has them, but for the composed path.
-  at::Tensor norms(const at::Tensor& weight, const Params& params, bool composed = false) const {
+  // The norms n [d_out] of the rows of W + s M, without gradients, in float32 at least; by a GPU's kernels where it has
+  // them, but for the composed path. With magnitudes m, n is rounded as m was when it started, so that m / n, the
+  // gains, is then exactly one in 16-bit adapters too.
+  device::RowNorms row_norms(const at::Tensor& weight, const Params& params, const at::Tensor& magnitudes,
+                             bool composed = false) const {
     const c10::NoGradGuard no_grad;
     const c10::impl::ExcludeDispatchKeyGuard no_autocast(
         c10::autocast_dispatch_keyset);  // its products would be 16-bit
@@ -162,21 +159,27 @@ class Additive final : public Method {
     if (!composed && matrix_->form() == Matrix::Form::factors) {
       const auto factors = matrix_->prepare(params);
       if (device::takes_thin(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__))) {
-        return device::row_norms(w, factors[0], factors[1], scale_).clamp_min(smallest_norm);
+        return device::row_norms(w, factors[0], factors[1], scale_, smallest_norm, magnitudes);
       }
     }
-    return matrix_->row_norms(w, params, scale_).clamp_min(smallest_norm);
+    const at::Tensor norms = matrix_->row_norms(w, params, scale_).clamp_min(smallest_norm);
+    if (!magnitudes.defined()) return {norms, {}};
+    const at::Tensor rounded = wide(as(norms, magnitudes)).clamp_min(smallest_norm);
+    return {rounded, wide(magnitudes) / rounded};
   }
 
-  // n [d_out], in float32 at least, rounded as m was when it started, so that m / n is then exactly one in 16-bit
-  // adapters too.
-  at::Tensor rounded_norms(const at::Tensor& weight, const Params& params, bool composed = false) const {
-    return wide(as(norms(weight, params, composed), params["magnitude"])).clamp_min(smallest_norm);
+  device::RowNorms rescaling(const at::Tensor& weight, const Params& params) const {
+    const at::Tensor m = params["magnitude"].detach();
+    if (!weight.is_meta()) return row_norms(weight, params, m);
+    // Meta tensors of symbolic sizes cannot be cast.
+    const at::Tensor empty = at::empty_symint(m.sym_sizes(), m.options().dtype(wide_type(m.scalar_type())));
+    return {empty, at::empty_like(empty)};
   }
 
-  // For the composed path.
+  // For the composed path: m / n, with m's gradient.
   at::Tensor gain(const at::Tensor& weight, const Params& params) const {
-    return wide(params["magnitude"]) / rounded_norms(weight, params, /*composed=*/true);
+    const at::Tensor& m = params["magnitude"];
+    return wide(m) / row_norms(weight, params, m, /*composed=*/true).norms;
   }
 
   at::Tensor decomposed(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,

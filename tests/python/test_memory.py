@@ -60,8 +60,8 @@ CASES = {
     "circulant": (SurmConfig(), lambda g: True, lambda g: 0),
     "circulant dropout": (SurmConfig(dropout=0.1), lambda g: True, lambda g: SEED),
     "circulant single": (SurmConfig(form="single"), lambda g: True, lambda g: 0),
-    # y before its rescaling, for the gradient of m, and the norms.
-    "dora": (LoraConfig(r=R, use_dora=True), lambda g: True, lambda g: BYTES * (N * (R + O) + O)),
+    # y before its rescaling, for the gradient of m, the norms and the factors on y.
+    "dora": (LoraConfig(r=R, use_dora=True), lambda g: True, lambda g: BYTES * (N * (R + O) + 2 * O)),
     "dora dropout": (
         LoraConfig(r=R, use_dora=True, lora_dropout=0.1),
         lambda g: False,

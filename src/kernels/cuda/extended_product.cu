@@ -14,18 +14,14 @@
 
 #include "kernels/cuda/extended_product.h"
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/slabs.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {
 
 constexpr int workers = 2;  // warpgroups that multiply
 constexpr int threads = (workers + 1) * 128;
-constexpr int slab = 64;  // rows of a worker; also depth of a tile and columns of a store: 128 bytes
 constexpr int tile_rows = workers * slab;
-constexpr int row_bytes = slab * 2;
-constexpr int slab_bytes = slab * row_bytes;
-constexpr int alignment = 1024;  // of what the 128-byte swizzle is in
-constexpr int shared_limit = 232448;
 
 template <int columns>
 struct Layout {
@@ -41,7 +37,7 @@ struct Layout {
 };
 
 struct Maps {
-  CUtensorMap x, w, h, p, y;
+  CUtensorMap x, w, h, p, y, plain;
 };
 
 struct Shape {
@@ -52,19 +48,6 @@ struct Shape {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-// A place in the ring, and how often it was passed, modulo 2.
-template <int stages>
-struct Place {
-  int stage = 0;
-  uint32_t round = 0;
-  __device__ void next() {
-    if (++stage == stages) {
-      stage = 0;
-      round ^= 1;
-    }
-  }
-};
-
 // Bands of so many rows of clusters from top to bottom; in a band column by column. For the L2 cache.
 constexpr int band = 8;
 
@@ -76,33 +59,17 @@ __device__ __forceinline__ void locate(const Shape& shape, int tile, int* row_ti
   *column_tile = inside / height;
 }
 
-template <class T>
-__device__ __forceinline__ uint32_t pack(float low, float high) {
-  if constexpr (std::is_same_v<T, Bf16>) {
-    const __nv_bfloat162 pair = __floats2bfloat162_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
-  } else {
-    const __half2 pair = __floats2half2_rn(low, high);
-    return reinterpret_cast<const uint32_t&>(pair);
-  }
-}
-
-template <class T>
-__device__ __forceinline__ float2 unpack(uint32_t pair) {
-  if constexpr (std::is_same_v<T, Bf16>) {
-    return __bfloat1622float2(reinterpret_cast<const __nv_bfloat162&>(pair));
-  } else {
-    return __half22float2(reinterpret_cast<const __half2&>(pair));
-  }
-}
 #endif
 
-template <class T, bool forward, int columns, int cluster>
-__global__ void __launch_bounds__(threads, 1)
-    kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const T* bias, [[maybe_unused]] Shape shape) {
+enum class Kind { forward, gained, turned };
+
+template <class T, Kind kind, int columns, int cluster>
+__global__ void __launch_bounds__(threads, 1) kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const T* bias,
+                                                     [[maybe_unused]] const float* gain, [[maybe_unused]] Shape shape) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
   using L = Layout<columns>;
+  constexpr bool forward = kind != Kind::turned;
   extern __shared__ uint8_t memory[];
   const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
   const auto full = [&](int stage) { return ring + L::barriers + stage * 16; };
@@ -223,8 +190,8 @@ __global__ void __launch_bounds__(threads, 1)
       for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
       release(before);
 
-#pragma unroll
-      for (int part = 0; part < columns / slab; ++part) {
+      // A part of 64 columns, to memory; `value` makes of a number's sum and bias what is stored.
+      const auto store_part = [&](const CUtensorMap& map, int part, const auto& value) {
         const uint32_t to = stored + buffer * slab_bytes;
         if (thread == 0) store_wait_read<1>();  // of the two buffers, this one
         warpgroup_sync(1 + group);
@@ -233,9 +200,10 @@ __global__ void __launch_bounds__(threads, 1)
           uint32_t matrix[4];
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
-            const int at = part * (slab / 8) + j + i / 2;
+            const int eight = j + i / 2, at = part * (slab / 8) + eight;
             const float2 more = unpack<T>(added[at]);
-            matrix[i] = pack<T>(sum[at * 4 + i % 2 * 2] + more.x, sum[at * 4 + i % 2 * 2 + 1] + more.y);
+            matrix[i] = pack<T>(value(sum[at * 4 + i % 2 * 2], more.x, 2 * eight),
+                                value(sum[at * 4 + i % 2 * 2 + 1], more.y, 2 * eight + 1));
           }
           const int chunk = (j + lane / 16) ^ (lane % 8);  // the 128-byte swizzle: of 16 bytes, by the row modulo 8
           store_matrices(to + stored_row + chunk * 16, matrix[0], matrix[1], matrix[2], matrix[3]);
@@ -244,44 +212,33 @@ __global__ void __launch_bounds__(threads, 1)
         warpgroup_sync(1 + group);
         if (thread == 0) {
           if (row < shape.rows && column + part * slab < shape.columns) {
-            store_box(maps.y, to, column + part * slab, row);
+            store_box(map, to, column + part * slab, row);
           }
           store_commit();
         }
         buffer ^= 1;
+      };
+#pragma unroll
+      for (int part = 0; part < columns / slab; ++part) {
+        if constexpr (kind == Kind::gained) {
+          float gains[slab / 4];  // of this lane's columns
+#pragma unroll
+          for (int j = 0; j < slab / 8; ++j) {
+            const int at = min(column + part * slab + j * 8 + lane % 4 * 2, shape.columns - 2);
+            const float2 two = __ldg(reinterpret_cast<const float2*>(gain + at));
+            gains[2 * j] = two.x, gains[2 * j + 1] = two.y;
+          }
+          store_part(maps.y, part, [&](float value, float more, int at) { return fmaf(value, gains[at], more); });
+          store_part(maps.plain, part, [](float value, float more, int) { return value + more; });
+        } else {
+          store_part(maps.y, part, [](float value, float more, int) { return value + more; });
+        }
       }
     }
     if (thread == 0) store_wait_read<0>();
   }
   cluster_sync();  // the others may still copy to this block, or arrive at its barriers
 #endif
-}
-
-using Encode = decltype(&cuTensorMapEncodeTiled);
-
-// By the runtime, so that nothing links to the driver.
-Encode encoder() {
-  static const Encode found = [] {
-    void* function = nullptr;
-    cudaDriverEntryPointQueryResult result;
-    const cudaError_t error =
-        cudaGetDriverEntryPointByVersion("cuTensorMapEncodeTiled", &function, 12000, cudaEnableDefault, &result);
-    return error == cudaSuccess && result == cudaDriverEntryPointSuccess ? reinterpret_cast<Encode>(function) : nullptr;
-  }();
-  return found;
-}
-
-// A matrix [outer, inner], contiguous, taken in boxes of `high` rows of 64.
-template <class T>
-bool encode(CUtensorMap* map, const T* data, int64_t outer, int64_t inner, int high) {
-  const cuuint64_t sizes[] = {static_cast<cuuint64_t>(inner), static_cast<cuuint64_t>(outer)};
-  const cuuint64_t strides[] = {static_cast<cuuint64_t>(inner) * sizeof(T)};
-  const cuuint32_t box[] = {slab, static_cast<cuuint32_t>(high)};
-  const cuuint32_t steps[] = {1, 1};
-  constexpr auto type = std::is_same_v<T, Bf16> ? CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 : CU_TENSOR_MAP_DATA_TYPE_FLOAT16;
-  return encoder()(map, type, 2, const_cast<T*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
-                   CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
-                   CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
 int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
@@ -291,9 +248,10 @@ int64_t tiles(const ExtendedProduct<T>& call) {
   return parts(call.rows, tile_rows * cluster) * parts(call.columns, columns);
 }
 
-template <bool forward, int columns, int cluster, class T>
+template <Kind kind, int columns, int cluster, class T>
 cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t stream) {
-  const auto function = kernel<T, forward, columns, cluster>;
+  constexpr bool forward = kind != Kind::turned;
+  const auto function = kernel<T, kind, columns, cluster>;
   constexpr int bytes = Layout<columns>::bytes;
   static_assert(bytes <= shared_limit);
 
@@ -306,11 +264,12 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
     return error;
   }
 
-  Maps maps;
+  Maps maps{};
   const auto& c = call;
   const bool encoded = encode(&maps.x, c.x, c.rows, c.depth, tile_rows) &&
                        encode(&maps.h, c.h, c.rows, c.rank, tile_rows) &&
                        encode(&maps.y, c.y, c.rows, c.columns, slab) &&
+                       (kind != Kind::gained || encode(&maps.plain, c.plain, c.rows, c.columns, slab)) &&
                        (forward ? encode(&maps.w, c.w, c.columns, c.depth, columns / cluster) &&
                                       encode(&maps.p, c.p, c.columns, c.rank, columns / cluster)
                                 : encode(&maps.w, c.w, c.depth, c.columns, slab / cluster) &&
@@ -336,7 +295,7 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, function, maps, call.bias, shape);
+  return cudaLaunchKernelEx(&config, function, maps, call.bias, call.gain, shape);
 }
 
 // `columns` of a tile, or 0: those with the least work for the busiest block.
@@ -351,13 +310,15 @@ cudaError_t choose(const ExtendedProduct<T>& call, int columns, int processors, 
                   work_128 = work(tiles<128, cluster>(call), 128);
     columns = work_256 <= std::min(work_192, work_128) ? 256 : work_192 <= work_128 ? 192 : 128;
   }
-  const auto sized = [&](auto forward) {
-    constexpr bool nt = decltype(forward)::value;
-    if (columns == 256) return launch<nt, 256, cluster>(call, processors, stream);
-    if (columns == 192) return launch<nt, 192, cluster>(call, processors, stream);
-    return launch<nt, 128, cluster>(call, processors, stream);
+  const auto sized = [&](auto of_kind) {
+    constexpr Kind kind = decltype(of_kind)::value;
+    if (columns == 256) return launch<kind, 256, cluster>(call, processors, stream);
+    if (columns == 192) return launch<kind, 192, cluster>(call, processors, stream);
+    return launch<kind, 128, cluster>(call, processors, stream);
   };
-  return call.forward ? sized(std::true_type{}) : sized(std::false_type{});
+  if (!call.forward) return sized(std::integral_constant<Kind, Kind::turned>{});
+  return call.gain != nullptr ? sized(std::integral_constant<Kind, Kind::gained>{})
+                              : sized(std::integral_constant<Kind, Kind::forward>{});
 }
 
 template <int cluster, class T>
@@ -369,7 +330,8 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
   if (error != cudaSuccess) return error;
   constexpr int64_t most = int64_t{1} << 30;
   if (!extended_product_supported(major, call.depth, call.columns, call.rank) || call.rows < 0 || call.rows > most ||
-      tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0) {
+      tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0 ||
+      reinterpret_cast<uintptr_t>(call.gain) % 8 != 0 || (call.gain != nullptr && !call.forward)) {
     return cudaErrorInvalidValue;
   }
   if (call.rows == 0) return cudaSuccess;
@@ -382,7 +344,8 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
 bool extended_product_built() {
   static const bool built = [] {
     cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, kernel<Bf16, true, 256, 2>) == cudaSuccess && attributes.numRegs >= 64;
+    return cudaFuncGetAttributes(&attributes, kernel<Bf16, Kind::forward, 256, 2>) == cudaSuccess &&
+           attributes.numRegs >= 64;
   }();
   return built;
 }

@@ -10,17 +10,19 @@
 
 namespace veneer::kernels::cuda {
 
-// forward:      y = x w^T + h p^T + bias    w [columns, depth], p [columns, rank]
-// not forward:  y = x w   + h p   + bias    w [depth, columns], p [rank, columns]
-// All contiguous and aligned to 16 bytes. y may be none of the others.
+// forward:      y = gain * (x w^T + h p^T) + bias    w [columns, depth], p [columns, rank]
+// not forward:  y = x w + h p + bias                 w [depth, columns], p [rank, columns]
+// All contiguous and aligned to 16 bytes. y and `plain` may be none of the others.
 template <class T>
 struct ExtendedProduct {
   const T* x;  // [rows, depth]
   const T* w;
   const T* h;  // [rows, rank]
   const T* p;
-  const T* bias;  // [columns], or null
-  T* y;           // [rows, columns]
+  const T* bias;      // [columns], or null
+  const float* gain;  // [columns], or null; only forward
+  T* y;               // [rows, columns]
+  T* plain;           // with a gain: what y is without it, [rows, columns]
   int64_t rows, depth, columns, rank;
   bool forward;
 };

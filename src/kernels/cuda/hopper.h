@@ -142,6 +142,7 @@ __device__ __forceinline__ void product_wait() {
 
 #define VENEER_TEN(t) \
   "%" #t "0, %" #t "1, %" #t "2, %" #t "3, %" #t "4, %" #t "5, %" #t "6, %" #t "7, %" #t "8, %" #t "9, "
+#define VENEER_30 VENEER_TEN() VENEER_TEN(1) VENEER_TEN(2)
 #define VENEER_60 VENEER_TEN() VENEER_TEN(1) VENEER_TEN(2) VENEER_TEN(3) VENEER_TEN(4) VENEER_TEN(5)
 #define VENEER_90 VENEER_60 VENEER_TEN(6) VENEER_TEN(7) VENEER_TEN(8)
 #define VENEER_120 VENEER_90 VENEER_TEN(9) VENEER_TEN(10) VENEER_TEN(11)
@@ -158,7 +159,9 @@ __device__ __forceinline__ void product_wait() {
                : __VA_ARGS__                                                                                           \
                : "l"(left), "l"(right), "r"(add), "n"(rows_along_columns))
 #define VENEER_PRODUCTS(type)                                                                                          \
-  if constexpr (columns == 128) {                                                                                      \
+  if constexpr (columns == 64) {                                                                                       \
+    VENEER_PRODUCT("64", type, VENEER_30 "%30, %31", "%32", "%33", "%34", "%35", VENEER_SUM32(0));                     \
+  } else if constexpr (columns == 128) {                                                                               \
     VENEER_PRODUCT("128", type, VENEER_60 "%60, %61, %62, %63", "%64", "%65", "%66", "%67", VENEER_SUM32(0),           \
                    VENEER_SUM32(32));                                                                                  \
   } else if constexpr (columns == 192) {                                                                               \
@@ -174,7 +177,7 @@ __device__ __forceinline__ void product_wait() {
 // and d[4j + 3] those eight rows below.
 template <bool bf16, int columns, bool rows_along_columns>
 __device__ __forceinline__ void product(float (&d)[columns / 2], uint64_t left, uint64_t right, int add) {
-  static_assert(columns == 128 || columns == 192 || columns == 256);
+  static_assert(columns == 64 || columns == 128 || columns == 192 || columns == 256);
   if constexpr (bf16) {
     VENEER_PRODUCTS("bf16")
   } else {
@@ -189,6 +192,7 @@ __device__ __forceinline__ void product(float (&d)[columns / 2], uint64_t left, 
 #undef VENEER_120
 #undef VENEER_90
 #undef VENEER_60
+#undef VENEER_30
 #undef VENEER_TEN
 
 }  // namespace veneer::kernels::cuda::hopper

@@ -31,7 +31,7 @@ struct NarrowLayer {
   Output forward(const Dropped& x, const at::Tensor& base) const;
 
   struct Gradients {
-    at::Tensor down, down_bias, up, up_bias;  // of those that are defined, in float32 or x's dtype
+    at::Tensor down, down_bias, up, up_bias;  // of those that are defined; contiguous, in float32 or x's dtype
     at::Tensor x;                             // [N, d_in], where it is wanted
   };
 

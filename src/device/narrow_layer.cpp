@@ -77,7 +77,7 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
     check(cuda::narrow_product(call, stream()));
   });
   const at::Tensor sums = at::mm(active.t(), slopes);  // row m, of ones: those of dy
-  result.up = scaled(sums.narrow(0, 0, m).t(), layer.up_scale);
+  result.up = scaled(sums.narrow(0, 0, m), layer.up_scale).t().contiguous();
   if (layer.up_bias.defined()) result.up_bias = sums.select(0, m);
   result.down = scaled(at::mm(dz.t(), x), layer.down_scale);
   if (layer.down_bias.defined()) result.down_bias = dz.sum(0, /*keepdim=*/false, at::kFloat);

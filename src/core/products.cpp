@@ -16,20 +16,9 @@ namespace {
 // Sums of this many rows at most are held once for each strip of a CPU.
 constexpr int64_t few = 64;
 
-// Whether the libraries multiply bfloat16 numbers as they are, not as float32.
-bool has_bfloat16_products() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512bf16") != 0;
-#else
-  return false;
-#endif
-}
-
-// Whether the kernels of a GPU serve: measured on an H100, the libraries are faster for wider factors, but where a mask
-// would have to be written for them.
+// Whether the kernels of a GPU serve: the libraries would have to be given a written mask.
 bool on_device(const Dropped& x, int64_t rank) {
-  constexpr int64_t widest = 32;
-  return (x.seed.defined() || rank <= widest) && device::takes_thin(x.x, rank);
+  return (x.seed.defined() || rank <= device_rank) && device::takes_thin(x.x, rank);
 }
 
 // t * scale; t is nobody else's.
@@ -37,12 +26,13 @@ at::Tensor scaled(const at::Tensor& t, double scale) { return scale == 1.0 ? t :
 
 }  // namespace
 
-// Whether the kernels of a CPU serve: measured on AVX2 and AVX-512, the libraries are faster for wider factors and for
-// bfloat16 where the processor has products of it, but where a mask would have to be written for them.
 bool takes_tiles(const Dropped& x, int64_t rank) {
+  const Limits& most = limits();
   const auto type = x.x.scalar_type();
-  int64_t widest = type == at::kFloat || x.seed.defined() ? 64 : 32;
-  if (type == at::kBFloat16 && !x.seed.defined() && has_bfloat16_products()) widest = 0;
+  const int64_t widest = x.seed.defined()        ? most.tiled_rank_masked
+                         : type == at::kFloat    ? most.tiled_rank
+                         : type == at::kBFloat16 ? most.tiled_rank_bf16
+                                                 : most.tiled_rank_16;
   return rank <= widest && cpu::takes_thin(x.x, rank);
 }
 

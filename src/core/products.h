@@ -10,11 +10,9 @@
 #include <string>
 
 #include "core/dropped.h"
+#include "core/limits.h"
 
 namespace veneer {
-
-// A matrix with a side of up to this many is multiplied dense where there are many rows, whatever its structure.
-constexpr int64_t narrow_side = 128;
 
 // Whether products of x with matrices of `rank` rows are served by tiles of rows on a CPU.
 bool takes_tiles(const Dropped& x, int64_t rank);

@@ -7,6 +7,7 @@
 
 #include <algorithm>
 
+#include "core/limits.h"
 #include "core/products.h"
 #include "core/recorded.h"
 #include "core/rescaling.h"
@@ -120,9 +121,9 @@ struct Prepared {
         const at::Tensor a = as(tensors[0], dy), b = as(tensors[1], dy);
         const at::Tensor factor = gain.defined() ? gained(b.clone(), gain) : b;
         const auto [dh, db] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy));
-        if (wants_x && !x.seed.defined() && base.weight.defined() &&
-            device::takes_extended(dy, base.weight, dh.size(1))) {
-          dx = device::extended_turned(dy, base.weight, dh, a);
+        if (wants_x && base.weight.defined() && device::takes_extended(dy, base.weight, dh.size(1)) &&
+            device::takes_extended_mask(base.weight, x)) {
+          dx = device::extended_turned(dy, base.weight, dh, a, x);
         } else if (wants_x) {
           dx = turned(dh, a, 1.0, x, dy, base);
         }
@@ -220,12 +221,10 @@ void fill_with_zeros(Tensors& gradients, const Params& params) {
 }
 
 bool Update::merges(const Dropped& x, const Base& base) const {
-  // Of so few that two more thin products cost less than two passes over the weight: measured at 768 x 768.
-  constexpr int64_t few = 24;
   return base.weight.defined() && !x.seed.defined() && !x.x.is_meta() &&
          wide_type(x.x.scalar_type()) == x.x.scalar_type() &&
          x.x.size(0) >= 2 * std::min(matrix_.d_in(), matrix_.d_out()) &&
-         (matrix_.form() != Matrix::Form::factors || matrix_.prepare(params_)[0].size(0) > few);
+         (matrix_.form() != Matrix::Form::factors || matrix_.prepare(params_)[0].size(0) > limits().multiplied_rank);
 }
 
 bool Update::multiplies_dense(const at::Tensor& x) const {

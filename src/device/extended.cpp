@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "device/launch.h"
+#include "device/mask.h"
 #include "kernels/cuda/extended_product.h"
 
 namespace veneer::device {
@@ -14,16 +15,20 @@ namespace veneer::device {
 namespace {
 
 Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
-               const at::Tensor& bias, const at::Tensor& gain, bool forward) {
+               const at::Tensor& bias, const at::Tensor& gain, const Dropped& mask, bool forward) {
   const c10::cuda::CUDAGuard guard(x.device());
   const int64_t columns = weight.size(forward ? 0 : 1);
   const at::Tensor y = at::empty({x.size(0), columns}, x.options());
   const at::Tensor plain = gain.defined() ? at::empty_like(y) : at::Tensor();
   const at::Tensor left = aligned(h), factor = aligned(p), shift = aligned(bias), gains = aligned(gain);
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
-    const cuda::ExtendedProduct<T> call{in<T>(x),         in<T>(weight), in<T>(left),   in<T>(factor), in<T>(shift),
-                                        in<float>(gains), out<T>(y),     out<T>(plain), x.size(0),     x.size(1),
-                                        columns,          h.size(1),     forward};
+    cuda::ExtendedProduct<T> call{};
+    call.x = in<T>(x), call.rows = x.size(0), call.depth = x.size(1);
+    call.w = in<T>(weight), call.columns = columns;
+    call.h = in<T>(left), call.p = in<T>(factor), call.rank = h.size(1);
+    call.bias = in<T>(shift), call.gain = in<float>(gains);
+    call.mask = mask_of(mask), call.kept_scale = static_cast<float>(kept_scale(mask));
+    call.y = out<T>(y), call.plain = out<T>(plain), call.forward = forward;
     check(cuda::extended_product(call, stream()));
   });
   return {y, plain};
@@ -40,16 +45,21 @@ bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank)
 
 at::Tensor extended(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                     const at::Tensor& bias) {
-  return product(x, weight, h, p, bias, {}, /*forward=*/true).y;
+  return product(x, weight, h, p, bias, {}, {}, /*forward=*/true).y;
 }
 
 Gained extended_gained(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                        const at::Tensor& bias, const at::Tensor& gain) {
-  return product(x, weight, h, p, bias, gain, /*forward=*/true);
+  return product(x, weight, h, p, bias, gain, {}, /*forward=*/true);
 }
 
-at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p) {
-  return product(dy, weight, h, p, {}, {}, /*forward=*/false).y;
+bool takes_extended_mask(const at::Tensor& weight, const Dropped& mask) {
+  return !mask.seed.defined() || cuda::extended_mask_supported(weight.size(1));
+}
+
+at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
+                           const Dropped& mask) {
+  return product(dy, weight, h, p, {}, {}, mask, /*forward=*/false).y;
 }
 
 #else
@@ -62,7 +72,10 @@ Gained extended_gained(const at::Tensor&, const at::Tensor&, const at::Tensor&, 
                        const at::Tensor&) {
   absent();
 }
-at::Tensor extended_turned(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) { absent(); }
+bool takes_extended_mask(const at::Tensor&, const Dropped&) { return false; }
+at::Tensor extended_turned(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const Dropped&) {
+  absent();
+}
 
 #endif
 

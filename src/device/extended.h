@@ -5,6 +5,8 @@
 
 #include <ATen/core/Tensor.h>
 
+#include "core/dropped.h"
+
 namespace veneer::device {
 
 // Whether there is a kernel for x W^T, or x W with `turned`, and an update of that rank that is added in the same sum:
@@ -20,7 +22,10 @@ struct Gained {
 // Likewise `plain`, and y: what of it lies above the bias is scaled by gain [d_out], in float32.
 Gained extended_gained(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                        const at::Tensor& bias, const at::Tensor& gain);
-// dy weight + h p: dy [N, d_out], weight [d_out, d_in], h [N, r], p [r, d_in].
-at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p);
+// dy weight + dropout(h p), with the mask that `mask` has (its x is not read), where it is taken: dy [N, d_out], weight
+// [d_out, d_in], h [N, r], p [r, d_in].
+bool takes_extended_mask(const at::Tensor& weight, const Dropped& mask);
+at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
+                           const Dropped& mask);
 
 }  // namespace veneer::device

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 
 #include "device/launch.h"
+#include "device/mask.h"
 #include "kernels/cuda/row_norms.h"
 #include "kernels/cuda/thin_products.h"
 #include "veneer/dropout.h"
@@ -15,14 +16,6 @@ namespace veneer::device {
 #if VENEER_WITH_CUDA
 
 namespace {
-
-cuda::Mask mask_of(const Dropped& x) {
-  if (!x.seed.defined()) return {};
-  return {x.seed.const_data_ptr<int64_t>(), dropout_threshold(x.p)};
-}
-
-// What the numbers that are kept are divided by.
-double kept_scale(const Dropped& x) { return x.seed.defined() ? dropout_scale(x.p) : 1.0; }
 
 std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
                                          double scale, double sum_scale, bool rounded, bool turned) {

@@ -12,6 +12,7 @@ import pytest
 import test_fused
 import test_matrices
 import test_methods
+import test_narrow_layer
 import torch
 from torch import nn
 from torch.nn import functional as F
@@ -228,6 +229,23 @@ def test_bottlenecks_are_as_precise_as_plain_torch(activation, p, dtype):
         if complaint := complaints(run(dtype, True), run(dtype, False), run(torch.float64, False), dtype, roundings=4):
             found[d, m, rows, layout] = complaint
     assert not found
+
+
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("wiring", ["output", "parallel:0"])
+@pytest.mark.parametrize("activation", test_narrow_layer.ACTIVATIONS)
+@pytest.mark.parametrize(
+    ("shape", "size"), [((512, 64), 8), ((3, 333, 4096), 64), ((577, 96), 16), ((5000, 136), 40), ((700, 768), 48)]
+)
+def test_narrow_layers_in_one_pass(shape, size, activation, wiring, dtype):
+    x = torch.empty(shape, dtype=dtype, device=DEVICE)
+    scale, bias = (1.0, True) if wiring == "output" else (0.7, size % 16 == 0)
+    test_narrow_layer.compare(wiring, shape, size, dtype, activation, scale, bias, DEVICE)
+    model = veneer.get_peft_model(
+        nn.Sequential(nn.Identity()),
+        BottleneckConfig(target_modules=["0"], bottleneck_size=size, hidden_size=shape[-1]),
+    ).to(DEVICE, dtype)
+    assert ("one pass" in model.explain(x)[0].kernels) == (torch.cuda.get_device_capability()[0] == 9)
 
 
 # Dropout ------------------------------------------------------------------------------------------------------------

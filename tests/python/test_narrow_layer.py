@@ -57,13 +57,16 @@ def by_hand(x, y, p, activation, scale):
     return y + scale * (update + p["up_bias"] if "up_bias" in p else update)
 
 
-def compare(wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1.0, bias=True):
+def compare(wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1.0, bias=True, device="cpu"):
+    """Output and every gradient against the formula in float64; used by test_gpu.py too."""
     layer, parameters = adapter(
         wiring, shape[-1], bottleneck_size=size, non_linearity=activation, scaling=scale, use_bias=bias
     )
-    layer.to(dtype)
+    with torch.no_grad():
+        parameters["down_weight"].mul_(size**0.5 / shape[-1] ** 0.5)  # inner numbers of one size for every shape
+    layer.to(device, dtype)
     torch.manual_seed(1)
-    x, slope = torch.randn(shape).to(dtype), torch.randn(shape).to(dtype)
+    x, slope = torch.randn(shape).to(device, dtype), torch.randn(shape).to(device, dtype)
     results = []
     for kind in (dtype, torch.float64):
         leaf = x.to(kind, copy=True).requires_grad_()

@@ -5,6 +5,7 @@
 #include <cmath>
 #include <numbers>
 
+#include "kernels/cpu/processor.h"
 #include "kernels/cpu/vector.h"
 #include "kernels/fft.h"
 
@@ -160,15 +161,6 @@ void add_lanes_of(const float* sums, float* out, int64_t numbers) {
   }
 }
 
-// Four numbers and their factors are what the sixteen registers of AVX2 hold, eight what the thirty-two of AVX-512 do.
-bool many_registers() {
-#if defined(__x86_64__)
-  return __builtin_cpu_supports("avx512vl") != 0;
-#else
-  return true;
-#endif
-}
-
 }  // namespace
 
 bool RowTransform::takes(int64_t length) { return length > 0 && radices_of(length).complete; }
@@ -177,7 +169,7 @@ RowTransform::RowTransform(int64_t length, bool negacyclic) : length_(length) {
   Radices radices;
   int64_t rest = length;
   for (const int radix : {8, 4, 2, 7, 5, 3}) {
-    if (radix == 8 && !many_registers()) continue;
+    if (radix == 8 && !many_registers()) continue;  // eight numbers and their factors
     for (; rest % radix == 0; rest /= radix) radices.radix[radices.count++] = radix;
   }
   int64_t piece = length;

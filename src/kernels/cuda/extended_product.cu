@@ -59,17 +59,49 @@ __device__ __forceinline__ void locate(const Shape& shape, int tile, int* row_ti
   *column_tile = inside / height;
 }
 
+// Drops of a fragment's sums (hopper::product) what the mask drops, and scales the rest. The tile's columns from
+// `column` on lie in one half of a block of the mask's, so a row has one key.
+template <int columns>
+__device__ __forceinline__ void drop(float (&sum)[columns / 2], const Mask& mask, float kept_scale, int row, int column,
+                                     int64_t d, int own) {
+  const auto seed = static_cast<uint64_t>(__ldg(reinterpret_cast<const long long*>(mask.seed)));
+  const int shift = column % dropout_block >= dropout_words ? 16 : 0;
+  const auto first = static_cast<uint32_t>(column % dropout_words + own);
+#pragma unroll
+  for (int half = 0; half < 2; ++half) {
+    const int64_t index = (row + half * 8) * d + column;
+    const BlockKey key = block_key(seed, static_cast<uint64_t>(index / dropout_block));
+#pragma unroll
+    for (int j = 0; j < columns / 8; ++j) {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const uint32_t bits = random_word(key, first + j * 8 + k) >> shift & 0xFFFFU;
+        float& value = sum[4 * j + 2 * half + k];
+        value = bits >= mask.threshold ? kept_scale * value : 0.0F;
+      }
+    }
+  }
+}
 #endif
 
-enum class Kind { forward, gained, turned };
+enum class Kind { forward, gained, turned, masked };
+
+// What is done to the sums besides.
+template <class T>
+struct More {
+  const T* bias;
+  const float* gain;
+  Mask mask;
+  float kept_scale;
+};
 
 template <class T, Kind kind, int columns, int cluster>
-__global__ void __launch_bounds__(threads, 1) kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const T* bias,
-                                                     [[maybe_unused]] const float* gain, [[maybe_unused]] Shape shape) {
+__global__ void __launch_bounds__(threads, 1)
+    kernel(const __grid_constant__ Maps maps, [[maybe_unused]] More<T> more, [[maybe_unused]] Shape shape) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
   using L = Layout<columns>;
-  constexpr bool forward = kind != Kind::turned;
+  constexpr bool forward = kind == Kind::forward || kind == Kind::gained;
   extern __shared__ uint8_t memory[];
   const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
   const auto full = [&](int stage) { return ring + L::barriers + stage * 16; };
@@ -157,6 +189,16 @@ __global__ void __launch_bounds__(threads, 1) kernel(const __grid_constant__ Map
         product<bf16, columns, !forward>(sum, left() + low * left_step, right() + low * right_step, low != 0);
         product_commit();
       } while (++low < shape.steps);
+      int row, column;
+      locate(shape, tile, &row, &column);
+      row = (row * cluster + rank) * tile_rows + group * slab;
+      column *= columns;
+      if constexpr (kind == Kind::masked) {
+        product_wait<0>();
+#pragma unroll
+        for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
+        drop<columns>(sum, more.mask, more.kept_scale, row + warp * 16 + lane / 4, column, shape.columns, lane % 4 * 2);
+      }
       int before = place.stage;
       place.next();
       for (int block = 0; block < shape.blocks; ++block) {
@@ -173,16 +215,12 @@ __global__ void __launch_bounds__(threads, 1) kernel(const __grid_constant__ Map
         place.next();
       }
 
-      int row, column;
-      locate(shape, tile, &row, &column);
-      row = (row * cluster + rank) * tile_rows + group * slab;
-      column *= columns;
       uint32_t added[columns / 8] = {};
-      if (bias != nullptr) {
+      if (more.bias != nullptr) {
 #pragma unroll
         for (int j = 0; j < columns / 8; ++j) {
           const int at = min(column + j * 8 + lane % 4 * 2, shape.columns - 2);
-          added[j] = __ldg(reinterpret_cast<const unsigned int*>(bias + at));
+          added[j] = __ldg(reinterpret_cast<const unsigned int*>(more.bias + at));
         }
       }
       product_wait<0>();
@@ -201,9 +239,9 @@ __global__ void __launch_bounds__(threads, 1) kernel(const __grid_constant__ Map
 #pragma unroll
           for (int i = 0; i < 4; ++i) {
             const int eight = j + i / 2, at = part * (slab / 8) + eight;
-            const float2 more = unpack<T>(added[at]);
-            matrix[i] = pack<T>(value(sum[at * 4 + i % 2 * 2], more.x, 2 * eight),
-                                value(sum[at * 4 + i % 2 * 2 + 1], more.y, 2 * eight + 1));
+            const float2 shift = unpack<T>(added[at]);
+            matrix[i] = pack<T>(value(sum[at * 4 + i % 2 * 2], shift.x, 2 * eight),
+                                value(sum[at * 4 + i % 2 * 2 + 1], shift.y, 2 * eight + 1));
           }
           const int chunk = (j + lane / 16) ^ (lane % 8);  // the 128-byte swizzle: of 16 bytes, by the row modulo 8
           store_matrices(to + stored_row + chunk * 16, matrix[0], matrix[1], matrix[2], matrix[3]);
@@ -225,13 +263,13 @@ __global__ void __launch_bounds__(threads, 1) kernel(const __grid_constant__ Map
 #pragma unroll
           for (int j = 0; j < slab / 8; ++j) {
             const int at = min(column + part * slab + j * 8 + lane % 4 * 2, shape.columns - 2);
-            const float2 two = __ldg(reinterpret_cast<const float2*>(gain + at));
+            const float2 two = __ldg(reinterpret_cast<const float2*>(more.gain + at));
             gains[2 * j] = two.x, gains[2 * j + 1] = two.y;
           }
-          store_part(maps.y, part, [&](float value, float more, int at) { return fmaf(value, gains[at], more); });
-          store_part(maps.plain, part, [](float value, float more, int) { return value + more; });
+          store_part(maps.y, part, [&](float value, float shift, int at) { return fmaf(value, gains[at], shift); });
+          store_part(maps.plain, part, [](float value, float shift, int) { return value + shift; });
         } else {
-          store_part(maps.y, part, [](float value, float more, int) { return value + more; });
+          store_part(maps.y, part, [](float value, float shift, int) { return value + shift; });
         }
       }
     }
@@ -250,7 +288,7 @@ int64_t tiles(const ExtendedProduct<T>& call) {
 
 template <Kind kind, int columns, int cluster, class T>
 cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t stream) {
-  constexpr bool forward = kind != Kind::turned;
+  constexpr bool forward = kind == Kind::forward || kind == Kind::gained;
   const auto function = kernel<T, kind, columns, cluster>;
   constexpr int bytes = Layout<columns>::bytes;
   static_assert(bytes <= shared_limit);
@@ -295,7 +333,7 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
   config.stream = stream;
   config.attrs = &attribute;
   config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, function, maps, call.bias, call.gain, shape);
+  return cudaLaunchKernelEx(&config, function, maps, More<T>{call.bias, call.gain, call.mask, call.kept_scale}, shape);
 }
 
 // `columns` of a tile, or 0: those with the least work for the busiest block.
@@ -308,14 +346,20 @@ cudaError_t choose(const ExtendedProduct<T>& call, int columns, int processors, 
     };
     const int64_t work_256 = work(tiles<256, cluster>(call), 256), work_192 = work(tiles<192, cluster>(call), 192),
                   work_128 = work(tiles<128, cluster>(call), 128);
-    columns = work_256 <= std::min(work_192, work_128) ? 256 : work_192 <= work_128 ? 192 : 128;
+    const bool masked = call.mask.seed != nullptr;  // 192 columns would lie in two halves of a block of the mask's
+    columns = work_256 <= (masked ? work_128 : std::min(work_192, work_128)) ? 256
+              : work_192 <= work_128 && !masked                              ? 192
+                                                                             : 128;
   }
   const auto sized = [&](auto of_kind) {
     constexpr Kind kind = decltype(of_kind)::value;
     if (columns == 256) return launch<kind, 256, cluster>(call, processors, stream);
-    if (columns == 192) return launch<kind, 192, cluster>(call, processors, stream);
+    if constexpr (kind != Kind::masked) {
+      if (columns == 192) return launch<kind, 192, cluster>(call, processors, stream);
+    }
     return launch<kind, 128, cluster>(call, processors, stream);
   };
+  if (call.mask.seed != nullptr) return sized(std::integral_constant<Kind, Kind::masked>{});
   if (!call.forward) return sized(std::integral_constant<Kind, Kind::turned>{});
   return call.gain != nullptr ? sized(std::integral_constant<Kind, Kind::gained>{})
                               : sized(std::integral_constant<Kind, Kind::forward>{});
@@ -331,7 +375,8 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
   constexpr int64_t most = int64_t{1} << 30;
   if (!extended_product_supported(major, call.depth, call.columns, call.rank) || call.rows < 0 || call.rows > most ||
       tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0 ||
-      reinterpret_cast<uintptr_t>(call.gain) % 8 != 0 || (call.gain != nullptr && !call.forward)) {
+      reinterpret_cast<uintptr_t>(call.gain) % 8 != 0 || (call.gain != nullptr && !call.forward) ||
+      (call.mask.seed != nullptr && (call.forward || !extended_mask_supported(call.columns)))) {
     return cudaErrorInvalidValue;
   }
   if (call.rows == 0) return cudaSuccess;

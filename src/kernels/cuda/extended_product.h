@@ -6,12 +6,13 @@
 
 #include <cstdint>
 
-#include "kernels/seeded_dropout.h"  // Bf16, Fp16
+#include "kernels/cuda/thin_products.h"  // Mask
+#include "kernels/seeded_dropout.h"      // Bf16, Fp16
 
 namespace veneer::kernels::cuda {
 
 // forward:      y = gain * (x w^T + h p^T) + bias    w [columns, depth], p [columns, rank]
-// not forward:  y = x w + h p + bias                 w [depth, columns], p [rank, columns]
+// not forward:  y = x w + kept_scale * mask(h p) + bias    w [depth, columns], p [rank, columns]
 // All contiguous and aligned to 16 bytes. y and `plain` may be none of the others.
 template <class T>
 struct ExtendedProduct {
@@ -21,6 +22,8 @@ struct ExtendedProduct {
   const T* p;
   const T* bias;      // [columns], or null
   const float* gain;  // [columns], or null; only forward
+  Mask mask;          // only not forward, where extended_mask_supported
+  float kept_scale;   // with a mask
   T* y;               // [rows, columns]
   T* plain;           // with a gain: what y is without it, [rows, columns]
   int64_t rows, depth, columns, rank;
@@ -33,6 +36,9 @@ inline bool extended_product_supported(int device_major, int64_t depth, int64_t 
   return device_major == 9 && depth > 0 && depth % 8 == 0 && depth <= most && columns > 0 && columns % 8 == 0 &&
          columns <= most && rank > 0 && rank % 8 == 0 && rank <= 64;
 }
+
+// Whether the columns of a tile lie in one half of a block of the mask's.
+inline bool extended_mask_supported(int64_t columns) { return columns % dropout_block == 0; }
 
 // Whether this build has the kernel: one of its architectures is 90a.
 bool extended_product_built();

@@ -6,6 +6,7 @@
 
 #include <algorithm>
 
+#include "core/rescaling.h"
 #include "core/thin.h"
 #include "device/thin.h"
 #include "veneer/numeric.h"
@@ -99,7 +100,8 @@ at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, c
   }
   if (base.defined()) {
     const at::Tensor sum = at::addmm(base, h, factor, 1.0, scale);
-    return bias.defined() ? sum.add_(bias) : sum;
+    if (bias.defined()) add_to_columns(sum, bias);
+    return sum;
   }
   return bias.defined() ? at::addmm(bias, h, factor, 1.0, scale) : y.addmm_(h, factor, 0.0, scale);
 }

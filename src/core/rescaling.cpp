@@ -75,6 +75,10 @@ at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& 
   return result;
 }
 
+void add_to_columns(const at::Tensor& y, const at::Tensor& bias) {
+  device::takes_columns(y) ? device::add_to_columns(y, bias) : void(y.add_(bias));
+}
+
 Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
                            bool wants_y) {
   if (device::takes_columns(y)) {

@@ -12,6 +12,9 @@ namespace veneer {
 // be undefined.
 at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias);
 
+// y + bias, in place; bias [d] in y's dtype.
+void add_to_columns(const at::Tensor& y, const at::Tensor& bias);
+
 struct Rescaled {
   at::Tensor y;     // [N, d]
   at::Tensor gain;  // [d]

@@ -84,7 +84,7 @@ struct Prepared {
                            bias);
         }
         const at::Tensor sum = reduce(x, m, scale);
-        if (bias.defined()) sum.add_(bias);
+        if (bias.defined()) add_to_columns(sum, bias);
         if (y.defined()) sum.add_(y);
         return with_gain({with_layer(sum, x, base)}, gain, bias);
       }
@@ -93,7 +93,7 @@ struct Prepared {
     if (whole(matrix, tensors, x.x)) {
       at::Tensor sum = fresh(as(matrix.product(x.part(0, x.x.size(0)), tensors), x.x), x.x);
       if (scale != 1.0) sum.mul_(scale);
-      if (bias.defined()) sum.add_(bias);
+      if (bias.defined()) add_to_columns(sum, bias);
       if (y.defined()) sum.add_(y);
       return with_gain({with_layer(sum, x, base)}, gain, bias);
     }

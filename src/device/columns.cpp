@@ -17,15 +17,26 @@ bool takes_columns(const at::Tensor& y) {
          cuda::packed_rows(y.const_data_ptr(), y.size(1), y.element_size());
 }
 
-at::Tensor scaled_columns(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias) {
+namespace {
+
+void scale(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias, const at::Tensor& to) {
   const c10::cuda::CUDAGuard guard(y.device());
-  const at::Tensor result = at::empty_like(y), gains = g.contiguous(), shift = aligned(bias);
+  const at::Tensor gains = g.defined() ? g.contiguous() : g, shift = aligned(bias);
   for_up_to_32_bit(y.scalar_type(), [&]<class T>(T) {
-    const cuda::ColumnScaling<T> call{in<T>(y), y.size(0), y.size(1), in<float>(gains), in<T>(shift), out<T>(result)};
+    const cuda::ColumnScaling<T> call{in<T>(y), y.size(0), y.size(1), in<float>(gains), in<T>(shift), out<T>(to)};
     check(cuda::column_scaling(call, processors(), stream()));
   });
+}
+
+}  // namespace
+
+at::Tensor scaled_columns(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias) {
+  at::Tensor result = at::empty_like(y);
+  scale(y, g, bias, result);
   return result;
 }
+
+void add_to_columns(const at::Tensor& y, const at::Tensor& bias) { scale(y, {}, bias, y); }
 
 at::Tensor column_sums(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
                        const at::Tensor& scaled) {
@@ -60,6 +71,7 @@ at::Tensor scaled_columns(const at::Tensor&, const at::Tensor&, const at::Tensor
 at::Tensor column_sums(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&) {
   absent();
 }
+void add_to_columns(const at::Tensor&, const at::Tensor&) { absent(); }
 bool diagonal_sums(const at::Tensor&) { return false; }
 
 #endif

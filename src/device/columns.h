@@ -13,6 +13,8 @@ bool takes_columns(const at::Tensor& y);
 
 // y * g + (1 - g) * bias; g [d] float32, bias [d] like y, or undefined.
 at::Tensor scaled_columns(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias);
+// y + bias, in place.
+void add_to_columns(const at::Tensor& y, const at::Tensor& bias);
 // The sums [d] over rows of dy * (y - bias), in float32; and, where `scaled` is defined, dy * g written to it.
 at::Tensor column_sums(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
                        const at::Tensor& scaled);

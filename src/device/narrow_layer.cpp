@@ -66,11 +66,13 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
   if (wants_x) result.x = at::empty_like(x);
   const int64_t n = x.size(0), m = z.size(1);
   const at::Tensor dz = at::empty_like(z), active = at::empty({n, m + 8}, z.options());
+  const at::Tensor sums_of_dz =
+      layer.down_bias.defined() ? at::empty({cuda::narrow_blocks(n), m}, z.options().dtype(at::kFloat)) : at::Tensor();
   const at::Tensor down = aligned(layer.down), up = aligned(layer.up), slopes = aligned(dy), under = aligned(residual);
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
     auto call = product<T>(layer, slopes, z);
     call.forward = false;
-    call.dz = out<T>(dz), call.active = out<T>(active);
+    call.dz = out<T>(dz), call.active = out<T>(active), call.dz_sums = out<float>(sums_of_dz);
     call.first = in<T>(up), call.first_scale = static_cast<float>(layer.up_scale);
     call.second = in<T>(down), call.second_scale = static_cast<float>(layer.down_scale);
     if (wants_x) call.base = in<T>(under), call.y = out<T>(result.x), call.columns = x.size(1);
@@ -80,7 +82,7 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
   result.up = scaled(sums.narrow(0, 0, m), layer.up_scale).t().contiguous();
   if (layer.up_bias.defined()) result.up_bias = sums.select(0, m);
   result.down = scaled(at::mm(dz.t(), x), layer.down_scale);
-  if (layer.down_bias.defined()) result.down_bias = dz.sum(0, /*keepdim=*/false, at::kFloat);
+  if (layer.down_bias.defined()) result.down_bias = sums_of_dz.sum(0);
   return result;
 }
 

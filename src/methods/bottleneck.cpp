@@ -173,7 +173,8 @@ class Bottleneck final : public Method {
   static void set_bias(std::vector<at::Tensor>& gradients, const Params& params, const char* name,
                        const at::Tensor& gradient, double scale) {
     const size_t place = params.place(name);
-    if (params.specs()[place].trainable) gradients[place] = as(gradient * scale, params.tensors()[place]);
+    if (params.specs()[place].trainable)
+      gradients[place] = as(scale == 1.0 ? gradient : gradient * scale, params.tensors()[place]);
   }
 
   Dropped input_of(const Input& in) const { return {rows(in.x).contiguous(), in.seed, dropout_}; }

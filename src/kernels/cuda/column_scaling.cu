@@ -44,11 +44,11 @@ __global__ void __launch_bounds__(packs* lines) scale(ColumnScaling<T> call) {
   if (column >= call.d) return;
   float g[size], shift[size] = {};
 #pragma unroll
-  for (int k = 0; k < size; ++k) g[k] = call.g[column + k];
+  for (int k = 0; k < size; ++k) g[k] = call.g != nullptr ? call.g[column + k] : 1.0F;
   if (call.bias != nullptr) {
     load_wide(shift, call.bias + column);
 #pragma unroll
-    for (int k = 0; k < size; ++k) shift[k] *= 1.0F - g[k];
+    for (int k = 0; k < size; ++k) shift[k] *= call.g != nullptr ? 1.0F - g[k] : 1.0F;
   }
   const int64_t step = static_cast<int64_t>(gridDim.y) * lines;
 #pragma unroll 4

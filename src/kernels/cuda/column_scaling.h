@@ -13,7 +13,7 @@ inline bool packed_rows(const void* p, int64_t d, int64_t bytes) {
   return d * bytes % 16 == 0 && reinterpret_cast<uintptr_t>(p) % 16 == 0;
 }
 
-// out = y * g + (1 - g) * bias; g [d], bias [d] or null.
+// out = y * g + (1 - g) * bias, or y + bias where g is null; g [d], bias [d] or null. out may be y.
 template <class T>
 struct ColumnScaling {
   const T* y;

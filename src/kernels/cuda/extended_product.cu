@@ -59,29 +59,62 @@ __device__ __forceinline__ void locate(const Shape& shape, int tile, int* row_ti
   *column_tile = inside / height;
 }
 
-// Drops of a fragment's sums (hopper::product) what the mask drops, and scales the rest. The tile's columns from
-// `column` on lie in one half of a block of the mask's, so a row has one key.
+// What a mask keeps of a fragment's sums (hopper::product), drawn bit by bit while the tensor cores are busy with the
+// tile before. The columns of a tile lie in one half of a block of the mask's, so a row has one key.
 template <int columns>
-__device__ __forceinline__ void drop(float (&sum)[columns / 2], const Mask& mask, float kept_scale, int row, int column,
-                                     int64_t d, int own) {
-  const auto seed = static_cast<uint64_t>(__ldg(reinterpret_cast<const long long*>(mask.seed)));
-  const int shift = column % dropout_block >= dropout_words ? 16 : 0;
-  const auto first = static_cast<uint32_t>(column % dropout_words + own);
+class Kept {
+ public:
+  __device__ __forceinline__ Kept(const Mask& mask, int64_t width)
+      : seed_(static_cast<uint64_t>(__ldg(reinterpret_cast<const long long*>(mask.seed)))),
+        threshold_(mask.threshold),
+        width_(width) {}
+
+  // Begins with the sums of row `row` and eight rows below, in a tile from `column` on, of which the first two are
+  // `own` columns further on.
+  __device__ __forceinline__ void start(int row, int column, int own) {
+    upper_ = column % dropout_block >= dropout_words ? 16 : 0;
+    word_ = static_cast<uint32_t>(column % dropout_words + own);
+    turn_ = 0;
 #pragma unroll
-  for (int half = 0; half < 2; ++half) {
-    const int64_t index = (row + half * 8) * d + column;
-    const BlockKey key = block_key(seed, static_cast<uint64_t>(index / dropout_block));
-#pragma unroll
-    for (int j = 0; j < columns / 8; ++j) {
-#pragma unroll
-      for (int k = 0; k < 2; ++k) {
-        const uint32_t bits = random_word(key, first + j * 8 + k) >> shift & 0xFFFFU;
-        float& value = sum[4 * j + 2 * half + k];
-        value = bits >= mask.threshold ? kept_scale * value : 0.0F;
-      }
+    for (int half = 0; half < 2; ++half) {
+      keys_[half] = block_key(seed_, static_cast<uint64_t>(((row + half * 8) * width_ + column) / dropout_block));
     }
   }
-}
+  // Two columns more, of both rows.
+  __device__ __forceinline__ void next() {
+    if (turn_ == columns / 8) return;
+#pragma unroll
+    for (int half = 0; half < 2; ++half) {
+#pragma unroll
+      for (int k = 0; k < 2; ++k) {
+        const uint32_t number = random_word(keys_[half], word_ + k) >> upper_ & 0xFFFFU;
+        bits_[half] = bits_[half] >> 1 | static_cast<uint64_t>(number >= threshold_) << 63;
+      }
+    }
+    word_ += 8;
+    ++turn_;
+  }
+  __device__ __forceinline__ void finish() {
+    while (turn_ < columns / 8) next();
+  }
+  __device__ __forceinline__ void apply(float (&sum)[columns / 2], float kept_scale) const {
+    constexpr int first = 64 - columns / 4;
+#pragma unroll
+    for (int i = 0; i < columns / 2; ++i) {
+      const bool kept = (bits_[i / 2 % 2] >> (first + i / 4 * 2 + i % 2) & 1) != 0;
+      sum[i] = kept ? kept_scale * sum[i] : 0.0F;
+    }
+  }
+
+ private:
+  uint64_t seed_;
+  uint32_t threshold_;
+  int64_t width_;
+  uint64_t bits_[2] = {};
+  BlockKey keys_[2] = {};
+  uint32_t word_ = 0;
+  int upper_ = 0, turn_ = 0;
+};
 #endif
 
 enum class Kind { forward, gained, turned, masked };
@@ -176,6 +209,25 @@ __global__ void __launch_bounds__(threads, 1)
     int buffer = 0;
     float sum[columns / 2];
     Place<L::stages> place;
+    const auto position = [&](int tile) {
+      int row, column;
+      locate(shape, tile, &row, &column);
+      return make_int2((row * cluster + rank) * tile_rows + group * slab, column * columns);
+    };
+    const auto draw = [&](auto& kept, int tile) {
+      const int2 at = position(tile);
+      kept.start(at.x + warp * 16 + lane / 4, at.y, lane % 4 * 2);
+    };
+    auto kept = [&] {
+      if constexpr (kind == Kind::masked) {
+        return Kept<columns>(more.mask, shape.columns);
+      } else {
+        return 0;
+      }
+    }();
+    if constexpr (kind == Kind::masked) {
+      if (first < tiles) draw(kept, first);
+    }
     for (int tile = first; tile < tiles; tile += stride) {
       const auto left = [&] { return matrix_descriptor(ring + place.stage * L::stage_bytes + group * slab_bytes, 16); };
       const auto right = [&] {
@@ -189,15 +241,13 @@ __global__ void __launch_bounds__(threads, 1)
         product<bf16, columns, !forward>(sum, left() + low * left_step, right() + low * right_step, low != 0);
         product_commit();
       } while (++low < shape.steps);
-      int row, column;
-      locate(shape, tile, &row, &column);
-      row = (row * cluster + rank) * tile_rows + group * slab;
-      column *= columns;
       if constexpr (kind == Kind::masked) {
+        kept.finish();
         product_wait<0>();
 #pragma unroll
         for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
-        drop<columns>(sum, more.mask, more.kept_scale, row + warp * 16 + lane / 4, column, shape.columns, lane % 4 * 2);
+        kept.apply(sum, more.kept_scale);
+        if (tile + stride < tiles) draw(kept, tile + stride);
       }
       int before = place.stage;
       place.next();
@@ -209,12 +259,15 @@ __global__ void __launch_bounds__(threads, 1)
           product<bf16, columns, !forward>(sum, left() + step * left_step, right() + step * right_step, 1);
         }
         product_commit();
+        if constexpr (kind == Kind::masked) kept.next();
         product_wait<1>();
         release(before);
         before = place.stage;
         place.next();
       }
 
+      const int2 at_tile = position(tile);
+      const int row = at_tile.x, column = at_tile.y;
       uint32_t added[columns / 8] = {};
       if (more.bias != nullptr) {
 #pragma unroll

@@ -23,9 +23,10 @@ constexpr int pitch = slab + 4;  // of the float32 sums: neighbouring rows in di
 
 constexpr int inner_at = stages * stage_bytes;    // act(z) or dz, what the second product multiplies
 constexpr int stored_at = inner_at + slab_bytes;  // two slabs of y for each worker; before that the sums
-constexpr int barriers_at = stored_at + workers * 2 * slab_bytes;
+constexpr int dz_sums_at = stored_at + workers * 2 * slab_bytes;  // of each warp
+constexpr int barriers_at = dz_sums_at + working / 32 * slab * 4;
 constexpr int shared_bytes = alignment + barriers_at + stages * 16;
-static_assert(stages % workers == 0 && shared_bytes <= shared_limit);
+static_assert(stages % workers == 0 && barriers_at % 8 == 0 && shared_bytes <= shared_limit);
 static_assert(slab * pitch * 4 <= workers * 2 * slab_bytes);
 
 struct Maps {
@@ -39,6 +40,7 @@ struct Small {
   T* z;
   T* dz;
   T* active;
+  float* dz_sums;
   const T* bias;
   int rows, m, columns;
   int blocks, chunks;  // of 64: of the depth, of the columns
@@ -108,8 +110,8 @@ __device__ __forceinline__ void store_pair(T* p, uint32_t pair) {
 
 // The inner numbers of two neighbouring columns, from their sums: into the slab that is multiplied next, and to memory.
 template <class T, bool forward>
-__device__ __forceinline__ void finish_pair(const Small<T>& call, int row, int in_block, int pair, float2 sum,
-                                            uint32_t inner) {
+__device__ __forceinline__ float2 finish_pair(const Small<T>& call, int row, int in_block, int pair, float2 sum,
+                                              uint32_t inner) {
   const int column = 2 * pair;
   const bool valid = row < call.rows && column < call.m;  // m is even
   const int64_t at = static_cast<int64_t>(row) * call.m + column;
@@ -134,6 +136,7 @@ __device__ __forceinline__ void finish_pair(const Small<T>& call, int row, int i
     if (pair < 4) store_pair(active + call.m + column, pair == 0 ? pack<T>(1.0F, 0.0F) : 0U);
   }
   store_shared(inner + in_slab(in_block, pair), pack<T>(result.x, result.y));
+  return result;
 }
 #endif
 
@@ -239,13 +242,25 @@ __global__ void __launch_bounds__(threads, 1)
   workers_sync();
   if (group == 0) own_sums([](float2& at, float2 own) { at = {at.x + own.x, at.y + own.y}; });
   workers_sync();
+  float2 own_total = {};
 #pragma unroll 1
   for (int row = threadIdx.x / 32; row < slab; row += working / 32) {
     const float2 both = *reinterpret_cast<const float2*>(sums + row * pitch + 2 * lane);
-    finish_pair<T, forward>(call, first_row + row, row, lane, both, inner);
+    const float2 inner_pair = finish_pair<T, forward>(call, first_row + row, row, lane, both, inner);
+    own_total = {own_total.x + inner_pair.x, own_total.y + inner_pair.y};
   }
+  auto* const totals = reinterpret_cast<float*>(memory + (ring - shared_address(memory)) + dz_sums_at);
+  if constexpr (!forward) reinterpret_cast<float2*>(totals + threadIdx.x / 32 * slab)[lane] = own_total;
   async_fence();
   workers_sync();
+  if constexpr (!forward) {
+    if (call.dz_sums != nullptr && threadIdx.x < call.m) {
+      float total = 0;
+#pragma unroll
+      for (int i = 0; i < working / 32; ++i) total += totals[i * slab + threadIdx.x];
+      call.dz_sums[static_cast<int64_t>(blockIdx.x) * call.m + threadIdx.x] = total;
+    }
+  }
 
   const uint32_t stored = ring + stored_at + group * 2 * slab_bytes;
   const uint32_t stored_row = (warp * 16 + lane % 16) * row_bytes;
@@ -326,6 +341,7 @@ cudaError_t launch(const NarrowProduct<T>& c, cudaStream_t stream) {
                        c.z,
                        c.dz,
                        c.active,
+                       c.dz_sums,
                        c.bias,
                        static_cast<int>(c.rows),
                        static_cast<int>(c.m),

@@ -27,6 +27,7 @@ struct NarrowProduct {
   T* z;            // [rows, m]
   T* dz;           // [rows, m]
   T* active;       // [rows, m + 8]: act(z), a one, and zeros
+  float* dz_sums;  // [narrow_blocks(rows), m]: of dz over the rows of a block, or null
   const T* second;
   const T* base;  // [rows, columns], or null
   const T* bias;  // [columns], or null
@@ -42,6 +43,8 @@ inline bool narrow_product_supported(int device_major, int64_t depth, int64_t co
   return device_major == 9 && depth > 0 && depth % 8 == 0 && depth <= most && columns >= 0 && columns % 8 == 0 &&
          columns <= most && m > 0 && m % 8 == 0 && m <= narrow_inner;
 }
+
+inline int64_t narrow_blocks(int64_t rows) { return (rows + 63) / 64; }
 
 // Whether this build has the kernel: one of its architectures is 90a.
 bool narrow_product_built();

@@ -23,6 +23,7 @@ COLOURS = {
     PEER + COMPILED: "#eda6af",
     FLOOR: "#222222",
 }
+LEAST = "#f2c14e"
 Rows = list[dict[str, Any]]
 
 
@@ -44,8 +45,17 @@ def _condition(row: dict[str, Any]) -> tuple[str, ...]:
     return f"{row['d_in']} to {row['d_out']}", f"{row['tokens']} tokens", dtype
 
 
+def _least(row: dict[str, Any]) -> float | None:
+    """Of our row: the tax in percent that the cost model says is the least."""
+    if row["contender"] != OURS or row["bound_ms"] is None or row["added_ms"] is None:
+        return None
+    if row["roofline"] is None or row["roofline"] > 1.0:  # of an earlier model, which was refuted
+        return None
+    return 100 * row["bound_ms"] / (row["step_median_ms"] - row["added_ms"])
+
+
 def _bars(axes: Any, rows: Rows, value: Callable[[dict[str, Any]], float], unit: str, form: str, title: str) -> None:
-    """Horizontal bars, a group for each variant; taxes with their intervals."""
+    """Horizontal bars, a group for each variant; taxes with their intervals, and ours with the least by the cost model."""
     labels = list(dict.fromkeys(_label(row) for row in rows))
     names = [n for n in COLOURS if any(r["contender"] == n for r in rows)]
     height = 0.8 / len(names)
@@ -59,7 +69,9 @@ def _bars(axes: Any, rows: Rows, value: Callable[[dict[str, Any]], float], unit:
                 low, high = 100 * row["step_tax_low"], 100 * row["step_tax_high"]
                 axes.plot([low, high], [y, y], color="#555555", lw=0.8)
                 end = max(end, high)
-            ends.append((end, y, format(length, form)))
+                if (bound := _least(row)) is not None:
+                    axes.plot([bound, bound], [y - height / 2, y + height / 2], color=LEAST, lw=2.5)
+            ends.append((end, y, format(length, form if length < 1000 else ",.0f")))
     most = max(end for end, _, _ in ends) or 1.0
     for end, y, text in ends:
         axes.text(end + 0.01 * most, y, text, va="center", fontsize=7)
@@ -147,6 +159,7 @@ def plot(rows: Rows, file: Path) -> None:
 
     matplotlib.use("Agg")
     from matplotlib import pyplot
+    from matplotlib.lines import Line2D
     from matplotlib.patches import Patch
 
     rows = [row for row in rows if row["step_median_ms"] is not None]
@@ -170,7 +183,10 @@ def plot(rows: Rows, file: Path) -> None:
         place.set_visible(False)
     sweeps = bool(_sweeps(rows))
     used = [name for name in COLOURS if any(row["contender"] == name for row in rows) and (name != FLOOR or sweeps)]
-    patches = [Patch(color=COLOURS[name]) for name in used]
+    patches: list[Any] = [Patch(color=COLOURS[name]) for name in used]
+    if any(_least(row) is not None for row in rows):
+        used.append("least tax by the cost model (roofline)")
+        patches.append(Line2D([], [], color=LEAST, lw=2.5))
     figure.legend(patches, used, loc="outside upper left", ncols=len(used), frameon=False, fontsize=9)
     file.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(file, dpi=130)

@@ -25,8 +25,8 @@ class Work:
         return Work(self.gemm + other.gemm, self.fft + other.fft, self.bytes + other.bytes)
 
     def seconds(self, constants: Constants, dtype: str) -> float:
-        """The roofline: arithmetic and traffic overlap perfectly."""
-        arithmetic = self.gemm / constants.gemm[dtype] + self.fft / constants.fft
+        """The roofline: arithmetic and traffic overlap perfectly, and transforms run at the rate of the fastest products."""
+        arithmetic = self.gemm / constants.gemm[dtype] + self.fft / max(constants.gemm.values())
         return max(arithmetic, self.bytes / constants.copy)
 
 
@@ -77,17 +77,17 @@ def _dense(site: Site, options: dict[str, Any]) -> Work:  # noqa: ARG001
 
 
 def _circulant(site: Site, options: dict[str, Any]) -> Work:
-    # Transforms of x, y, dy, dx, and of x again for the parameters; x and y once, then x, dy, and dx read and written.
+    # W + M for the two products, as a dense M, and for the parameters' gradient transforms of x and dy, one pass over each.
     g = options["block_size"] or math.gcd(site.d_in, site.d_out)
-    transforms = 2.5 * site.n * (3 * site.d_in + 2 * site.d_out) * math.log2(max(g, 2))
-    products = 3 * 8.0 * site.n * (g // 2 + 1) * math.ceil(site.d_in / g) * math.ceil(site.d_out / g)
-    return Work(fft=transforms + products, bytes=4 * site.x + 2 * site.y)
+    transforms = 2.5 * site.n * (site.d_in + site.d_out) * math.log2(max(g, 2))
+    products = 8.0 * site.n * (g // 2 + 1) * math.ceil(site.d_in / g) * math.ceil(site.d_out / g)
+    return Work(fft=transforms + products, bytes=2 * site.w + site.x + site.y)
 
 
 def _convolution(site: Site, length: int, factors: int = 1) -> Work:
-    """Products by cyclic convolutions of a length: for each factor the five transforms and three products of a circulant."""
-    transforms = 5 * factors * 2.5 * site.n * length * math.log2(max(length, 2))
-    return Work(fft=transforms + 3 * factors * 8.0 * site.n * (length // 2 + 1), bytes=4 * site.x + 2 * site.y)
+    """The same for cyclic convolutions of a length; of a product of two, each factor's gradient has transforms of its own."""
+    transforms = 2 * factors * 2.5 * site.n * length * math.log2(max(length, 2))
+    return Work(fft=transforms + factors * 8.0 * site.n * (length // 2 + 1), bytes=2 * site.w + site.x + site.y)
 
 
 def _toeplitz(site: Site, options: dict[str, Any]) -> Work:  # noqa: ARG001

@@ -10,16 +10,10 @@
 #include <vector>
 
 #include "core/dropped.h"
+#include "core/prepared.h"
 #include "veneer/matrix.h"
 
 namespace veneer {
-
-// What is updated, all frozen: the layer x W^T + b, or an output that somebody else made; or nothing, which is zero.
-struct Base {
-  at::Tensor weight;  // [d_out, d_in], or
-  at::Tensor y;       // [N, d_out], contiguous
-  at::Tensor bias;    // [d_out], added in any case
-};
 
 // base + scale * dropout(x) M^T. x is kept by the caller; the update keeps nothing, of factors h = scale * dropout(x)
 // A^T [N, r], and computes the rest again.

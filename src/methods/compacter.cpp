@@ -4,7 +4,7 @@
 // by all layers. Compacter++ has them after the feed-forward only.
 #include <nlohmann/json.hpp>
 
-#include "methods/bottleneck.h"
+#include "methods/adapter_fields.h"
 
 namespace veneer {
 namespace {

@@ -5,8 +5,8 @@
 // the matrices this file names.
 #include <nlohmann/json.hpp>
 
+#include "methods/adapter_fields.h"
 #include "methods/additive.h"
-#include "methods/bottleneck.h"
 
 namespace veneer {
 namespace {

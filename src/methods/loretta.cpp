@@ -5,7 +5,7 @@
 #include <nlohmann/json.hpp>
 
 #include "core/activation.h"
-#include "methods/bottleneck.h"
+#include "methods/adapter_fields.h"
 
 namespace veneer {
 namespace {

@@ -5,8 +5,8 @@
 #include <nlohmann/json.hpp>
 
 #include "core/divisors.h"
+#include "methods/adapter_fields.h"
 #include "methods/additive.h"
-#include "methods/bottleneck.h"
 #include "veneer/check.h"
 
 namespace veneer {

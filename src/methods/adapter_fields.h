@@ -1,6 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Configurations that are the method `bottleneck` with some matrices.
+// The fields that configurations of adapter layers share, and those that are the method `bottleneck` with some
+// matrices.
 #pragma once
 
 #include <string>

@@ -7,9 +7,9 @@
 #include "core/activation.h"
 #include "core/narrow_tiles.h"
 #include "core/products.h"
+#include "core/rescaling.h"
 #include "core/routes.h"
 #include "device/narrow_layer.h"
-#include "veneer/numeric.h"
 
 namespace veneer {
 namespace {
@@ -23,8 +23,6 @@ std::string served_by(const NarrowLayer& layer, const Dropped& x) {
   if (takes_tiles(x, m)) return "one loop over tiles of rows each way, on all threads";
   return on_device(layer, x) ? "a GPU's kernel, one pass over the rows each way" : products_served_by(x, m);
 }
-
-at::Tensor sum_of_rows(const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); }
 
 }  // namespace
 
@@ -51,13 +49,7 @@ NarrowLayer::Gradients NarrowLayer::backward(const at::Tensor& dy, const Dropped
   result.down = sum_rows(x, dz, down_scale, rounded);
   if (up_bias.defined()) result.up_bias = sum_of_rows(dy);
   if (down_bias.defined()) result.down_bias = sum_of_rows(dz);
-  if (!wants_x) return result;
-  if (x.seed.defined()) {
-    result.x = expand(dz, down, down_scale, x);
-    if (residual.defined()) result.x.add_(residual);
-  } else {
-    result.x = expand(dz, down, down_scale, {}, {}, residual);
-  }
+  if (wants_x) result.x = expand(dz, down, down_scale, x, {}, residual);
   return result;
 }
 

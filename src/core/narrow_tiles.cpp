@@ -74,19 +74,13 @@ void add_to_sums(const float* rows, const at::Tensor& sums, const Tile& tile) {
   kernels::cpu::sum_rows(rows, sum, tile.rows, d);
 }
 
-// factor [r, d], padded to `width` columns of its transpose.
-at::Tensor turned_to(const at::Tensor& factor, double scale, int64_t width) {
-  return at::constant_pad_nd(as_float(factor.t(), scale), {0, width - factor.size(0)});
-}
-
 }  // namespace
 
 NarrowLayer::Output narrow_forward(const NarrowLayer& layer, const Dropped& x, const at::Tensor& base) {
   const int64_t d_in = x.x.size(1), d_out = layer.up.size(0), m = layer.down.size(0);
   const Inner inner{m, padded(m)};
   NarrowLayer::Output result{at::empty_like(base), at::empty({x.x.size(0), m}, x.x.options())};
-  const at::Tensor down = turned_to(layer.down, layer.down_scale, inner.width),
-                   up = as_float(layer.up.t(), layer.up_scale);
+  const at::Tensor down = turned_and_padded(layer.down, layer.down_scale), up = as_float(layer.up.t(), layer.up_scale);
   const at::Tensor shift =
       layer.down_bias.defined() ? at::constant_pad_nd(as_float(layer.down_bias), {0, inner.width - m}) : at::Tensor();
   const at::Tensor bias = layer.up_bias.defined() ? as_float(layer.up_bias) : at::Tensor();
@@ -110,8 +104,7 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
                                        const at::Tensor& z, const at::Tensor& residual, bool wants_x) {
   const int64_t d_in = x.x.size(1), d_out = layer.up.size(0), m = layer.down.size(0), strips = strips_of(x.x);
   const Inner inner{m, padded(m)};
-  const at::Tensor up = turned_to(layer.up.t(), layer.up_scale, inner.width),
-                   down = as_float(layer.down, layer.down_scale);
+  const at::Tensor up = turned_and_padded(layer.up.t(), layer.up_scale), down = as_float(layer.down, layer.down_scale);
   const auto sums_of = [&](int64_t rows, int64_t d) {
     return at::empty({strips, rows, d}, x.x.options().dtype(at::kFloat));
   };

@@ -30,8 +30,7 @@ at::Tensor with_layer_turned(const at::Tensor& dx, const at::Tensor& dy, const B
 // dx of h [N, r] with the factor [r, d_in], and of the base.
 at::Tensor turned(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& x, const at::Tensor& dy,
                   const Base& base) {
-  if (!x.seed.defined()) return with_layer_turned(expand(h, factor, scale, {}, {}, base.y), dy, base);
-  return with_layer_turned(plus(expand(h, factor, scale, x), base.y), dy, base);
+  return with_layer_turned(expand(h, factor, scale, x, {}, base.y), dy, base);
 }
 
 }  // namespace

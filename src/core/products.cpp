@@ -82,6 +82,7 @@ std::string products_served_by(const Dropped& x, int64_t rank) {
 
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
                   const at::Tensor& bias, const at::Tensor& base) {
+  if (mask.seed.defined() && base.defined()) return expand(h, factor, scale, mask).add_(base);  // which has no mask
   at::Tensor y = at::empty_symint({h.sym_size(0), factor.sym_size(1)}, h.options());
   const int64_t r = factor.sym_size(0).guard_int(__FILE__, __LINE__);
   if (takes_tiles({y, mask.seed}, r)) {

@@ -26,7 +26,7 @@ at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool
 std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,
                                                  double scale, double sum_scale, bool rounded);
 // base + bias + scale * dropout(h factor), with the mask of `mask`, whose x is not read: h [N, r], factor [r, d],
-// base [N, d] and bias [d] or undefined -> [N, d]. No base or bias with a mask.
+// base [N, d] and bias [d] or undefined -> [N, d]. No bias with a mask.
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask = {},
                   const at::Tensor& bias = {}, const at::Tensor& base = {});
 

@@ -79,6 +79,8 @@ void add_to_columns(const at::Tensor& y, const at::Tensor& bias) {
   device::takes_columns(y) ? device::add_to_columns(y, bias) : void(y.add_(bias));
 }
 
+at::Tensor sum_of_rows(const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); }
+
 Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
                            bool wants_y) {
   if (device::takes_columns(y)) {

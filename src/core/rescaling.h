@@ -15,6 +15,9 @@ at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& 
 // y + bias, in place; bias [d] in y's dtype.
 void add_to_columns(const at::Tensor& y, const at::Tensor& bias);
 
+// The sums [d] over the rows of t [N, d], in float32 at least.
+at::Tensor sum_of_rows(const at::Tensor& t);
+
 struct Rescaled {
   at::Tensor y;     // [N, d]
   at::Tensor gain;  // [d]

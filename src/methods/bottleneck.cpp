@@ -11,6 +11,7 @@
 #include "core/activation.h"
 #include "core/narrow_layer.h"
 #include "core/recorded.h"
+#include "core/rescaling.h"
 #include "core/update.h"
 #include "methods/adapter_fields.h"
 #include "veneer/dropout.h"
@@ -151,10 +152,9 @@ class Bottleneck final : public Method {
     auto more = update_down(down).backward(dz, x, {{}, residual, {}}, {kept.begin() + 1, of_up}, wants_x);
     const at::Tensor dx = wants_x ? more.back() : at::Tensor();
     gradients = sum_of(gradients, more);
-    const auto total = [](const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); };
     if (bias_) {
-      set_bias(gradients, params, "down_bias", total(dz), 1.0);
-      set_bias(gradients, params, "up_bias", total(g), scale_);
+      set_bias(gradients, params, "down_bias", sum_of_rows(dz), 1.0);
+      set_bias(gradients, params, "up_bias", sum_of_rows(g), scale_);
     }
     if (wants_x) gradients.push_back(dx);
     return gradients;

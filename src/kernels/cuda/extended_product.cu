@@ -187,9 +187,7 @@ __global__ void __launch_bounds__(threads, 1)
       } while (++low < shape.steps);
       if constexpr (kind == Kind::masked) {
         kept.finish();
-        product_wait<0>();
-#pragma unroll
-        for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
+        settle(sum);
         kept.apply(sum, more.kept_scale);
         if (tile + stride < tiles) draw(kept, tile + stride);
       }
@@ -220,9 +218,7 @@ __global__ void __launch_bounds__(threads, 1)
           added[j] = __ldg(reinterpret_cast<const unsigned int*>(more.bias + at));
         }
       }
-      product_wait<0>();
-#pragma unroll
-      for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
+      settle(sum);
       release(before);
 
       // A part of 64 columns, to memory; `value` makes of a number's sum and bias what is stored.
@@ -275,8 +271,6 @@ __global__ void __launch_bounds__(threads, 1)
   cluster_sync();  // the others may still copy to this block, or arrive at its barriers
 #endif
 }
-
-int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 template <int columns, int cluster, class T>
 int64_t tiles(const ExtendedProduct<T>& call) {

@@ -202,11 +202,6 @@ __global__ void __launch_bounds__(threads, 1)
     }
     product_commit();
   };
-  const auto settle = [](float(&sum)[slab / 2]) {
-    product_wait<0>();
-#pragma unroll
-    for (float& value : sum) asm volatile("" : "+f"(value)::"memory");  // none is read before the wait
-  };
   const auto release = [&](int stage) {
     if (lane == 0) barrier_arrive(empty(stage), 0);
   };
@@ -315,8 +310,6 @@ __global__ void __launch_bounds__(threads, 1)
   if (thread == 0) store_wait_read<0>();
 #endif
 }
-
-int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 template <bool forward, class T>
 cudaError_t launch(const NarrowProduct<T>& c, cudaStream_t stream) {

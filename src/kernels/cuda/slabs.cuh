@@ -13,6 +13,7 @@
 #include <cstdint>
 #include <type_traits>
 
+#include "kernels/cuda/hopper.h"
 #include "kernels/seeded_dropout.h"  // Bf16, Fp16
 
 namespace veneer::kernels::cuda {
@@ -56,6 +57,14 @@ __device__ __forceinline__ float2 unpack(uint32_t pair) {
     return __half22float2(reinterpret_cast<const __half2&>(pair));
   }
 }
+
+// Waits for all products; none of the sums is read before.
+template <int count>
+__device__ __forceinline__ void settle(float (&sum)[count]) {
+  hopper::product_wait<0>();
+#pragma unroll
+  for (float& value : sum) asm volatile("" : "+f"(value)::"memory");
+}
 #endif
 
 using Encode = decltype(&cuTensorMapEncodeTiled);
@@ -84,5 +93,7 @@ bool encode(CUtensorMap* map, const T* data, int64_t outer, int64_t inner, int h
                    CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
+
+inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
 
 }  // namespace veneer::kernels::cuda

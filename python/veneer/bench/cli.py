@@ -30,7 +30,7 @@ def add_arguments(parser: argparse.ArgumentParser) -> None:
         "--repeats",
         type=int,
         metavar="N",
-        help="rounds of each case (default: what fits into 10 s for a layer, 30 s for a model; on a GPU 4 s and 8 s)",
+        help="rounds of each case (default: what fits into 10 s for a layer, 90 s for a model; on a GPU 4 s and 8 s)",
     )
     parser.add_argument(
         "--compiled", action="store_true", help="also Veneer and HF PEFT under torch.compile (slow to start)"

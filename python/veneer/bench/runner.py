@@ -41,12 +41,7 @@ class Settings:
             return 0.3
         if self.device.type == "cuda":  # where a round takes milliseconds
             return 8.0 if case.model else 4.0
-        return 30.0 if case.model else 10.0
-
-    @property
-    def most(self) -> int:
-        """Rounds of a case at most."""
-        return 300 if self.device.type == "cuda" else 80
+        return 90.0 if case.model else 10.0
 
     @property
     def fewest(self) -> int:
@@ -210,7 +205,6 @@ def _measured(case: Case, ground: Field, settings: Settings, constants: Constant
         rounds=settings.repeats,
         budget=settings.budget(case),
         at_least=settings.fewest,
-        at_most=settings.most,
         ahead=not case.model,
     )
     floor = times[FLOOR]

@@ -110,7 +110,7 @@ def interleave(
     budget: float = 10.0,
     warm_up: int = 3,
     at_least: int = FEW,
-    at_most: int = 80,
+    at_most: int = 300,
     ahead: bool = True,
 ) -> Times:
     """Times all contenders in turn.
@@ -157,7 +157,7 @@ def interleave(
             round_takes = now - began
             if cuda:
                 clock.issued(host)
-            slow = round_takes > budget / 3 and not cuda  # slow enough to be warm
+            slow = round_takes > budget / 20 and not cuda  # slow enough to be warm
             if slow or (i + 1 >= warm_up and now - cold >= clock.warm):
                 break
         if rounds is None:

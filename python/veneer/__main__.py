@@ -1,6 +1,6 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""The `veneer` command: `python -m veneer --help`."""
+"""The `veneer` command (`veneer --help`, `python -m veneer --help`)."""
 
 from __future__ import annotations
 

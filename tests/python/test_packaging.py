@@ -194,7 +194,13 @@ def test_import_refuses_another_torch_and_names_both():
     assert torch.__version__ in last
 
 
+def test_the_command_is_installed():
+    command = Path(sys.executable).with_name("veneer")
+    assert run(command, "--version") == run(sys.executable, "-m", "veneer", "--version")
+    assert "layer/lora-r8/768x768/N2048/float32/p0" in run(command, "bench", "--targets", "--list")
+
+
 def test_cmake_dir_is_a_package():
-    folder = Path(run(sys.executable, "-m", "veneer", "--cmake-dir").strip())
+    folder = Path(run(Path(sys.executable).with_name("veneer"), "--cmake-dir").strip())
     assert (folder / "veneerConfig.cmake").exists()
     assert (folder / "veneerTargets.cmake").exists()

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // The thin products of a low-rank update (src/core/thin.h), and the same by the libraries under ATen, on operands that
-// are in no cache, as between the products of a layer. `GB/s` counts the large matrix once.
+// are in no cache, as between the products of a layer; of bfloat16 with the suffix _bf16. `GB/s` counts the large
+// matrix once.
 #include <ATen/ATen.h>
 #include <benchmark/benchmark.h>
 
@@ -64,9 +65,11 @@ void with_dropout(benchmark::internal::Benchmark* one) {
   one->Args({2048, 768, 8, 10});
 }
 
-#define VENEER_BENCHMARK(product)                                                                   \
-  BENCHMARK_CAPTURE(run, product##_kernels, product, By::kernels, at::kFloat)->Apply(with_dropout); \
-  BENCHMARK_CAPTURE(run, product##_libraries, product, By::libraries, at::kFloat)->Apply(sizes)
+#define VENEER_BENCHMARK(product)                                                                           \
+  BENCHMARK_CAPTURE(run, product##_kernels, product, By::kernels, at::kFloat)->Apply(with_dropout);         \
+  BENCHMARK_CAPTURE(run, product##_libraries, product, By::libraries, at::kFloat)->Apply(sizes);            \
+  BENCHMARK_CAPTURE(run, product##_kernels_bf16, product, By::kernels, at::kBFloat16)->Apply(with_dropout); \
+  BENCHMARK_CAPTURE(run, product##_libraries_bf16, product, By::libraries, at::kBFloat16)->Apply(sizes)
 
 VENEER_BENCHMARK(reduce);
 VENEER_BENCHMARK(sum);

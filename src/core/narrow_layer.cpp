@@ -9,6 +9,7 @@
 #include "core/products.h"
 #include "core/rescaling.h"
 #include "core/routes.h"
+#include "core/thin.h"
 #include "device/narrow_layer.h"
 
 namespace veneer {
@@ -18,10 +19,16 @@ bool on_device(const NarrowLayer& layer, const Dropped& x) {
   return !x.seed.defined() && device::takes_narrow(x.x, layer.down.size(0), layer.up.size(0));
 }
 
+// Whether a tile goes through the whole layer in the cache: the loop's numbers are float32, so not where products of
+// bfloat16 pairs are taken.
+bool in_a_loop(const NarrowLayer& layer, const Dropped& x) {
+  return takes_tiles(x, layer.down.size(0)) && !cpu::takes_pairs(x.x);
+}
+
 std::string served_by(const NarrowLayer& layer, const Dropped& x) {
-  const int64_t m = layer.down.size(0);
-  if (takes_tiles(x, m)) return "one loop over tiles of rows each way, on all threads";
-  return on_device(layer, x) ? "a GPU's kernel, one pass over the rows each way" : products_served_by(x, m);
+  if (in_a_loop(layer, x)) return "one loop over tiles of rows each way, on all threads";
+  if (on_device(layer, x)) return "a GPU's kernel, one pass over the rows each way";
+  return products_served_by(x, layer.down.size(0));
 }
 
 }  // namespace
@@ -31,7 +38,7 @@ NarrowLayer::Output NarrowLayer::forward(const Dropped& x, const at::Tensor& bas
     add_route(c10::str("[", up.size(0), ", ", up.size(1), "] and [", down.size(0), ", ", down.size(1), "] dense, ",
                        x.x.size(0), " rows of ", x.x.scalar_type(), ": ", served_by(*this, x)));
   }
-  if (takes_tiles(x, down.size(0))) return cpu::narrow_forward(*this, x, base);
+  if (in_a_loop(*this, x)) return cpu::narrow_forward(*this, x, base);
   if (on_device(*this, x)) return device::narrow_forward(*this, x.x, base);
   at::Tensor z = reduce(x, down, down_scale);
   if (down_bias.defined()) z.add_(down_bias);
@@ -40,7 +47,7 @@ NarrowLayer::Output NarrowLayer::forward(const Dropped& x, const at::Tensor& bas
 
 NarrowLayer::Gradients NarrowLayer::backward(const at::Tensor& dy, const Dropped& x, const at::Tensor& z,
                                              const at::Tensor& residual, bool wants_x) const {
-  if (takes_tiles(x, down.size(0))) return cpu::narrow_backward(*this, dy, x, z, residual, wants_x);
+  if (in_a_loop(*this, x)) return cpu::narrow_backward(*this, dy, x, z, residual, wants_x);
   if (on_device(*this, x)) return device::narrow_backward(*this, dy, x.x, z, residual, wants_x);
   Gradients result;
   const auto [da, dup] = reduce_and_sum(dy, up.t(), activate(activation, z), up_scale, up_scale, rounded);

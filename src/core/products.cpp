@@ -32,6 +32,7 @@ bool takes_tiles(const Dropped& x, int64_t rank) {
   const auto type = x.x.scalar_type();
   const int64_t widest = x.seed.defined()        ? most.tiled_rank_masked
                          : type == at::kFloat    ? most.tiled_rank
+                         : cpu::takes_pairs(x.x) ? most.tiled_rank_pairs
                          : type == at::kBFloat16 ? most.tiled_rank_bf16
                                                  : most.tiled_rank_16;
   return rank <= widest && cpu::takes_thin(x.x, rank);
@@ -75,7 +76,9 @@ std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::
 }
 
 std::string products_served_by(const Dropped& x, int64_t rank) {
-  if (takes_tiles(x, rank)) return "tiles of rows, on all threads";
+  if (takes_tiles(x, rank)) {
+    return cpu::takes_pairs(x.x) ? "tiles of rows, two terms at once, on all threads" : "tiles of rows, on all threads";
+  }
   if (on_device(x, rank)) return "a GPU's kernels";
   return "library products";
 }

@@ -27,17 +27,19 @@ void drop(const T* x, T* y, int64_t numbers, const Dropped& mask, int64_t first)
       numbers);
 }
 
-// Rows of dropout(x) as float32, in x itself or in a room.
+// Rows of dropout(x), in x itself or in a room; the same as float32.
+template <class T>
+const T* dropped_rows(const Dropped& x, int64_t begin, int64_t n) {
+  const int64_t d = x.x.size(1);
+  const T* const rows = in<T>(x.x) + begin * d;
+  if (!x.seed.defined()) return rows;
+  T* const dropped = room<T>(n * d, 0);
+  drop(rows, dropped, n * d, x, begin * d);
+  return dropped;
+}
 template <class T>
 const float* rows_of(const Dropped& x, int64_t begin, int64_t n) {
-  const int64_t d = x.x.size(1);
-  const T* rows = in<T>(x.x) + begin * d;
-  if (x.seed.defined()) {
-    T* const dropped = room<T>(n * d, 0);
-    drop(rows, dropped, n * d, x, begin * d);
-    rows = dropped;
-  }
-  return widened(rows, n * d, 0);
+  return widened(dropped_rows<T>(x, begin, n), n * x.x.size(1), 0);
 }
 
 // The numbers of a tile as T, in the tile itself or in a room.

@@ -77,7 +77,8 @@ class Rows : public testing::TestWithParam<at::ScalarType> {
 };
 
 TEST_P(Rows, ThinProducts) {
-  for (const auto& [n, d, r] : {std::tuple{1, 1, 1}, {7, 5, 3}, {33, 127, 8}, {300, 40, 17}, {65, 768, 64}}) {
+  for (const auto& [n, d, r] :
+       {std::tuple{1, 1, 1}, {7, 5, 3}, {33, 127, 8}, {300, 40, 17}, {65, 768, 64}, {75, 766, 9}}) {
     SCOPED_TRACE(testing::Message() << n << " x " << d << ", rank " << r);
     const at::Tensor x = random({n, d}), a = random({d, r}).t(), h = random({n, r}), bias = random({d});
     const at::Tensor base = random({n, d}), wide = x.to(at::kDouble), wide_a = a.to(at::kDouble);

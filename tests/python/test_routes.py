@@ -14,7 +14,8 @@ import veneer
 
 D = 160
 # By the processor's own products, where it has them.
-BFLOAT16 = "library products" if torch.cpu._is_avx512_bf16_supported() else "tiles of rows"
+PAIRS, AMX = torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported()
+BFLOAT16 = "library products" if AMX else "tiles of rows, two terms at once" if PAIRS else "tiles of rows, on all"
 WAYS = {
     "factors": ({"name": "low_rank", "rank": 3}, 0.0, torch.float32, 20, "two factors: tiles of rows"),
     "wide": ({"name": "low_rank", "rank": 70}, 0.0, torch.float32, 20, "two factors: library products"),

@@ -5,11 +5,12 @@
 
 namespace veneer::kernels::cpu {
 
-enum class Processor {
-  other,        // nothing was measured there
-  avx2,         // sixteen registers of 256 bits
-  avx512,       // thirty-two, and of 512 bits
-  avx512_bf16,  // the same, with products of bfloat16 (AVX512-BF16, AMX)
+enum class Processor {  // each has what those before it have
+  other,                // nothing was measured there
+  avx2,                 // sixteen registers of 256 bits
+  avx512,               // thirty-two, and of 512 bits
+  avx512_bf16,          // the same, with products of pairs of bfloat16 numbers
+  amx,                  // and of tiles of them
 };
 
 Processor processor();

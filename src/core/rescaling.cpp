@@ -13,41 +13,28 @@
 namespace veneer {
 namespace {
 
-// Tiles that fit into the second-level cache, as float32 too.
-int64_t tile_rows(int64_t d) { return std::clamp<int64_t>((int64_t{1} << 14) / d, 1, 64); }
-
 at::Tensor as_float(const at::Tensor& t) { return t.defined() ? t.to(at::kFloat).contiguous() : t; }
 const float* numbers(const at::Tensor& t) { return t.defined() ? t.const_data_ptr<float>() : nullptr; }
 
-void scale_by_tiles(const at::Tensor& y, const at::Tensor& g, const at::Tensor& shift, const at::Tensor& result) {
+void scale_rows(const at::Tensor& y, const at::Tensor& g, const at::Tensor& shift, const at::Tensor& result) {
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
-    cpu::by_tiles(y, tile_rows(d), [&](const cpu::Tile& own) {
-      const int64_t begin = own.begin, n = own.rows;
-      T* const to = cpu::out<T>(result) + begin * d;
-      float* const tile = cpu::tile_for(to, n * d, 1);
-      const float* const rows = cpu::widened(cpu::in<T>(y) + begin * d, n * d, 0);
-      kernels::cpu::scale_columns(rows, numbers(g), numbers(shift), tile, n, d);
-      cpu::put(tile, to, n * d);
+    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
+      kernels::cpu::scale_columns(cpu::in<T>(y) + begin * d, numbers(g), numbers(shift),
+                                  cpu::out<T>(result) + begin * d, end - begin, d);
     });
   });
 }
 
-// Both gradients while a tile is in the cache.
-void pull_back_by_tiles(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
-                        const at::Tensor& sums, const at::Tensor& scaled) {
+// Both gradients while a row is in the cache.
+void pull_back_rows(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
+                    const at::Tensor& sums, const at::Tensor& scaled) {
   const int64_t d = y.size(1);
   cpu::for_type(y, [&]<class T>(T) {
-    cpu::by_tiles(y, tile_rows(d), [&](const cpu::Tile& own) {
-      const int64_t begin = own.begin, n = own.rows;
-      const float* const slopes = cpu::widened(cpu::in<T>(dy) + begin * d, n * d, 0);
-      const float* const rows = cpu::widened(cpu::in<T>(y) + begin * d, n * d, 1);
-      kernels::cpu::sum_columns(slopes, rows, numbers(bias), cpu::out<float>(sums) + own.strip * d, n, d);
-      if (!scaled.defined()) return;
-      T* const to = cpu::out<T>(scaled) + begin * d;
-      float* const tile = cpu::tile_for(to, n * d, 1);  // y's rows are done with
-      kernels::cpu::scale_columns(slopes, numbers(g), nullptr, tile, n, d);
-      cpu::put(tile, to, n * d);
+    by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
+      kernels::cpu::scale_and_sum_columns(cpu::in<T>(dy) + begin * d, cpu::in<T>(y) + begin * d, numbers(bias),
+                                          numbers(g), cpu::out<float>(sums) + strip * d,
+                                          scaled.defined() ? cpu::out<T>(scaled) + begin * d : nullptr, end - begin, d);
     });
   });
 }
@@ -59,7 +46,7 @@ at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& 
   at::Tensor result = at::empty_like(y);
   const at::Tensor shift = bias.defined() ? (1.0 - g) * bias : at::Tensor();
   if (cpu::takes_rows(y)) {
-    scale_by_tiles(y, as_float(g), as_float(shift), result);
+    scale_rows(y, as_float(g), as_float(shift), result);
     return result;
   }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
@@ -90,7 +77,7 @@ Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::
   const at::Tensor sums = at::zeros({strips_of(y), g.size(0)}, y.options().dtype(wide_type(y.scalar_type())));
   if (cpu::takes_rows(y) && dy.is_contiguous() && dy.scalar_type() == y.scalar_type()) {
     const at::Tensor scaled = wants_y ? at::empty_like(dy) : at::Tensor();
-    pull_back_by_tiles(dy, y, as_float(bias), as_float(g), sums, scaled);
+    pull_back_rows(dy, y, as_float(bias), as_float(g), sums, scaled);
     return {scaled, sums.sum(0)};
   }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {

@@ -12,9 +12,8 @@ struct Limits {
   // bits.
   int64_t multiplied_rank;
   // Products with matrices of so many rows are by tiles (core/thin.h), of wider ones by the libraries: of float32; of
-  // 16 bits; of bfloat16, where it is widened and where it is not; and of any numbers with a dropout mask, which would
-  // have to be written for the libraries.
-  int64_t tiled_rank, tiled_rank_16, tiled_rank_bf16, tiled_rank_pairs, tiled_rank_masked;
+  // 16 bits; of bfloat16; and of any numbers with a dropout mask, which would have to be written for the libraries.
+  int64_t tiled_rank, tiled_rank_16, tiled_rank_bf16, tiled_rank_masked;
 };
 
 // Of this processor; where nothing was measured, what arithmetic and bytes suggest.

@@ -32,7 +32,6 @@ bool takes_tiles(const Dropped& x, int64_t rank) {
   const auto type = x.x.scalar_type();
   const int64_t widest = x.seed.defined()        ? most.tiled_rank_masked
                          : type == at::kFloat    ? most.tiled_rank
-                         : cpu::takes_pairs(x.x) ? most.tiled_rank_pairs
                          : type == at::kBFloat16 ? most.tiled_rank_bf16
                                                  : most.tiled_rank_16;
   return rank <= widest && cpu::takes_thin(x.x, rank);

@@ -74,7 +74,7 @@ at::Tensor total(const at::Tensor& sums, const Dropped& x, double scale, bool ro
 
 bool takes_thin(const at::Tensor& x, int64_t rank) { return rank > 0 && takes_rows(x); }
 
-bool takes_pairs(const at::Tensor& x) { return x.dim() == 2 && Paired::takes(x); }
+bool takes_pairs(const at::Tensor& x) { return Paired::takes(x); }
 
 at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale) {
   at::Tensor h = at::empty({x.x.size(0), factor.size(0)}, x.x.options());

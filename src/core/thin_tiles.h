@@ -1,9 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // The two ways in which tiles of rows are multiplied with thin matrices, each with the same members:
-//   turned(factor), left(t)   what is multiplied with all tiles, a factor [r, d] and the left side [N, r] of sums, as
-//   they
-//                             are wanted
+//   turned(factor), left(t)   a factor [r, d] and the left side [N, r] of sums, as all tiles want them
 //   rows(x, begin, n)         a tile of dropout(x)
 //   reduce                    to [n, padded(r)] = rows factor^T
 //   sum                       to [r, d] (+)= left[begin : begin + n]^T rows
@@ -16,6 +14,7 @@
 #include "core/tiles.h"
 #include "kernels/cpu/pair_products.h"
 #include "kernels/cpu/thin_product.h"
+#include "kernels/cpu/vector.h"
 
 namespace veneer::cpu {
 
@@ -57,6 +56,7 @@ struct Widened {
 // As they are, bfloat16, two terms of a sum at once.
 struct Paired {
   using Number = kernels::Bf16;
+  static_assert(kernels::cpu::pair_group == kernels::cpu::lanes, "padded(r) makes whole groups");
 
   static bool takes(const at::Tensor& x) {
     return x.scalar_type() == at::kBFloat16 && kernels::cpu::has_pair_products();

@@ -41,7 +41,7 @@ class Matrix {
 
   // A product in two steps, both differentiable. `prepare` gives what products need of the parameters and costs the
   // same for any number of rows; `form` says what that is: the dense matrix {M}, two factors {A [r, d_in], B [d_out,
-  // r]} of M = B A, or anything else (spectra, small factors), which comes with a `product`: x [N, d_in], N at least 1,
+  // r]} of M = B A, or anything else (columns, small factors), which comes with a `product`: x [N, d_in], N at least 1,
   // to x M^T [N, d_out] in x's dtype, each row for itself.
   enum class Form { dense, factors, other };
   virtual Form form() const { return Form::dense; }

@@ -5,6 +5,7 @@
 #include <ATen/ATen.h>
 #include <c10/core/GradMode.h>
 
+#include "core/resized.h"
 #include "core/row_convolution.h"
 #include "veneer/numeric.h"
 
@@ -20,10 +21,7 @@ struct Tiles {
   int64_t n;
 
   Tiles(const Convolution& c1, const Convolution& c2, const at::Tensor& s1, const at::Tensor& s2, int64_t n)
-      : first(c1.of_rows()),
-        second(c2.of_rows()),
-        filters{first.filters(c1.signal(s1)), second.filters(c2.signal(s2))},
-        n(n) {}
+      : first(c1.of_rows()), second(c2.of_rows()), filters{first.filters(s1), second.filters(s2)}, n(n) {}
 
   int64_t ranks() const { return filters[0].size(0); }
   int64_t numbers() const { return first.transform().numbers(); }
@@ -56,19 +54,22 @@ struct Tiles {
     });
   }
 
-  // Sums [strips, R, 2, length, 2] of conj(x) dy, for the first convolution and for the second.
+  // Sums [strips, R, 2, length, 2] of conj(x) dy, for the first convolution and for the second; or, for none, [strips,
+  // R, 0, length, 2].
   template <class T>
   void gradients(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& dx, const at::Tensor& sums) const {
     const RowTransform &one = first.transform(), &two = second.transform();
-    cpu::by_summed_tiles(one, x, 2 * ranks(), sums, [&](int64_t begin, int64_t rows, float* to) {
+    const int64_t each = sums.size(2);
+    cpu::by_summed_tiles(one, x, each * ranks(), sums, [&](int64_t begin, int64_t rows, float* to) {
       float* const zx = cpu::room<float>(4 * numbers(), 1);
       float *const zy = zx + numbers(), *const inner = zy + numbers(), *const sum = inner + numbers();
-      cpu::read_blocks<T>(one, x, begin, rows, 1, zx);
+      if (each > 0) cpu::read_blocks<T>(one, x, begin, rows, 1, zx);
       cpu::read_blocks<T>(two, dy, begin, rows, 1, zy);
-      for (int64_t r = 0; r < ranks(); ++r, to += 2 * numbers()) {
+      for (int64_t r = 0; r < ranks(); ++r, to += each * numbers()) {
         pass_on(two, one, zy, filter(1, r), /*conjugate=*/true, inner);
-        one.correlate(zx, inner, to);
         if (dx.defined()) one.multiply(inner, filter(0, r), /*conjugate=*/true, /*accumulate=*/r > 0, sum);
+        if (each == 0) continue;
+        one.correlate(zx, inner, to);
         pass_on(one, two, zx, filter(0, r), /*conjugate=*/false, inner);
         two.correlate(inner, zy, to + numbers());
       }
@@ -98,8 +99,9 @@ at::Tensor ConvolutionChain::product(const at::Tensor& x, const at::Tensor& firs
     cpu::for_type(x, [&]<class T>(T) { tiles.product<T>(x, y); });
     return y;
   }
-  const at::Tensor inner = resized(first_.signal(first_.spectrum(x).unsqueeze(1) * first), n_);  // [N, R, n]
-  const at::Tensor y = second_.signal((second_.spectrum(inner) * second).sum(1));
+  const at::Tensor one = first_.spectrum(x).unsqueeze(1) * first_.spectrum(first);
+  const at::Tensor inner = resized(first_.signal(one), n_);  // [N, R, n]
+  const at::Tensor y = second_.signal((second_.spectrum(inner) * second_.spectrum(second)).sum(1));
   return as(resized(y, width), x);
 }
 
@@ -108,18 +110,20 @@ std::vector<at::Tensor> ConvolutionChain::pullback(const at::Tensor& x, const at
   if (!at::GradMode::is_enabled() && tiled(x)) {
     const Tiles tiles(first_, second_, first, second, n_);
     const at::Tensor dx = wants_x ? at::empty_like(x) : at::Tensor(), slopes = dy.contiguous();
+    const int64_t each = first.requires_grad() || second.requires_grad() ? 2 : 0;
     const at::Tensor sums =
-        at::zeros({strips_of(x), tiles.ranks(), 2, first_.length(), 2}, x.options().dtype(at::kFloat));
+        at::zeros({strips_of(x), tiles.ranks(), each, first_.length(), 2}, x.options().dtype(at::kFloat));
     cpu::for_type(x, [&]<class T>(T) { tiles.gradients<T>(x, slopes, dx, sums); });
-    return {dx, first_.gradient(tiles.first.correlations(sums.select(2, 0))),
-            second_.gradient(tiles.second.correlations(sums.select(2, 1)))};
+    if (each == 0) return {dx, {}, {}};
+    return {dx, tiles.first.correlations(sums.select(2, 0)), tiles.second.correlations(sums.select(2, 1))};
   }
-  const at::Tensor signal = first_.spectrum(x).unsqueeze(1);                                // [N, 1, k]
-  const at::Tensor inner = second_.spectrum(resized(first_.signal(signal * first), n_));    // [N, R, k]
-  const at::Tensor g = second_.spectrum(dy).unsqueeze(1);                                   // [N, 1, k]
-  const at::Tensor back = first_.spectrum(resized(second_.signal(g * second.conj()), n_));  // [N, R, k]
+  const at::Tensor one = first_.spectrum(first), two = second_.spectrum(second);         // [R, k]
+  const at::Tensor signal = first_.spectrum(x).unsqueeze(1);                             // [N, 1, k]
+  const at::Tensor inner = second_.spectrum(resized(first_.signal(signal * one), n_));   // [N, R, k]
+  const at::Tensor g = second_.spectrum(dy).unsqueeze(1);                                // [N, 1, k]
+  const at::Tensor back = first_.spectrum(resized(second_.signal(g * two.conj()), n_));  // [N, R, k]
   at::Tensor dx;
-  if (wants_x) dx = resized(first_.signal((back * first.conj()).sum(1)), x.size(1));
+  if (wants_x) dx = resized(first_.signal((back * one.conj()).sum(1)), x.size(1));
   return {dx, first_.correlation(signal, back), second_.correlation(inner, g)};
 }
 

@@ -3,6 +3,7 @@
 // Up to which sizes one way is faster than another, as measured (docs/performance.md), for each kind of processor.
 #pragma once
 
+#include <algorithm>
 #include <cstdint>
 
 namespace veneer {
@@ -24,5 +25,6 @@ constexpr int64_t device_rank = 32;
 
 // A matrix with a side of up to this many is multiplied dense where there are many rows, whatever its structure.
 constexpr int64_t narrow_side = 128;
+inline bool is_narrow(int64_t d_out, int64_t d_in) { return std::min(d_out, d_in) <= narrow_side; }
 
 }  // namespace veneer

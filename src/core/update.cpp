@@ -24,7 +24,7 @@ using Tensors = std::vector<at::Tensor>;
 bool as_dense(const Matrix& matrix, const at::Tensor& x) {
   if (matrix.form() != Matrix::Form::other || x.is_meta() || matrix.tiled(x)) return false;
   const int64_t less = std::min(matrix.d_in(), matrix.d_out());
-  return x.size(0) >= 2 * less && (less <= narrow_side || matrix.costly());
+  return x.size(0) >= 2 * less && (is_narrow(matrix.d_out(), matrix.d_in()) || matrix.costly());
 }
 
 }  // namespace
@@ -37,26 +37,32 @@ void fill_with_zeros(Tensors& gradients, const Params& params) {
   }
 }
 
-bool Update::merges(const Dropped& x, const Base& base) const {
+Tensors Update::factors() const {
+  return matrix_.form() == Matrix::Form::factors ? matrix_.prepare(params_) : Tensors();
+}
+
+bool Update::merges(const Dropped& x, const Base& base) const { return merges(x, base, factors()); }
+
+bool Update::merges(const Dropped& x, const Base& base, const Tensors& factors) const {
   return base.weight.defined() && !x.seed.defined() && !x.x.is_meta() &&
          wide_type(x.x.scalar_type()) == x.x.scalar_type() &&
          x.x.size(0) >= 2 * std::min(matrix_.d_in(), matrix_.d_out()) &&
-         (matrix_.form() != Matrix::Form::factors || matrix_.prepare(params_)[0].size(0) > limits().multiplied_rank);
+         (matrix_.form() != Matrix::Form::factors || factors[0].size(0) > limits().multiplied_rank);
 }
 
 bool Update::multiplies_dense(const at::Tensor& x) const {
   return matrix_.form() == Matrix::Form::dense || as_dense(matrix_, x);
 }
 
-std::string Update::route(const Dropped& x, const Base& base) const {
-  if (merges(x, base)) return "M is added to the weight: many rows, no dropout, more than 16 bits";
+std::string Update::route(const Dropped& x, const Base& base, const Tensors& factors) const {
+  if (merges(x, base, factors)) return "M is added to the weight: many rows, no dropout, more than 16 bits";
   if (as_dense(matrix_, x.x)) {
     return std::string("M is made dense: many rows, and ") +
            (matrix_.costly() ? "its own products cost more" : "it is narrow");
   }
   switch (matrix_.form()) {
     case Matrix::Form::factors: {
-      const int64_t rank = matrix_.prepare(params_)[0].size(0);
+      const int64_t rank = factors[0].size(0);
       if (base.weight.defined() && device::takes_extended(x.x, base.weight, rank)) {
         return "two factors, in the layer's own product";
       }
@@ -71,26 +77,28 @@ std::string Update::route(const Dropped& x, const Base& base) const {
 }
 
 std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base, const at::Tensor& gain) const {
-  const bool factors = matrix_.form() == Matrix::Form::factors;
+  const Tensors factors = this->factors();
   if (routes_wanted() && !x.x.is_meta() && x.x.size(0) > 0) {
     add_route(c10::str("M [", matrix_.d_out(), ", ", matrix_.d_in(), "], ", x.x.size(0), " rows of ", x.x.scalar_type(),
-                       ": ", route(x, base)));
+                       ": ", route(x, base, factors)));
   }
-  if (merges(x, base)) {
+  if (merges(x, base, factors)) {
     Tensors result{at::linear(x.x, matrix_.merged(base.weight, params_, scale_), base.bias)};
-    if (factors) result.push_back(reduce(x, as(matrix_.prepare(params_)[0], x.x), scale_));
+    if (!factors.empty()) result.push_back(reduce(x, as(factors[0], x.x), scale_));
     return with_gain(std::move(result), gain, base.bias);
   }
   if (x.x.is_meta() || x.x.size(0) == 0) {
     Tensors result{at::empty_symint({x.x.sym_size(0), matrix_.d_out()}, x.x.options())};
-    if (factors) {
-      result.push_back(at::empty_symint({x.x.sym_size(0), matrix_.prepare(params_)[0].sym_size(0)}, x.x.options()));
+    if (!factors.empty()) {
+      result.push_back(at::empty_symint({x.x.sym_size(0), factors[0].sym_size(0)}, x.x.options()));
     }
     if (gain.defined()) result.push_back(at::empty_like(result[0]));
     return result;
   }
   const bool dense = as_dense(matrix_, x.x);
-  const Tensors tensors = dense ? Tensors{matrix_.build(params_)} : matrix_.prepare(params_);
+  const Tensors tensors = !factors.empty() ? factors
+                          : dense          ? Tensors{matrix_.build(params_)}
+                                           : matrix_.prepare(params_);
   return Prepared{matrix_, dense ? Matrix::Form::dense : matrix_.form(), tensors, scale_}.forward(x, base, gain);
 }
 
@@ -101,10 +109,11 @@ std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x,
     if (wants_x) gradients.push_back(at::empty_like(x.x));
     return gradients;
   }
-  const bool merged = merges(x, base), dense = !merged && as_dense(matrix_, x.x);
+  const bool dense = as_dense(matrix_, x.x) && !merges(x, base, {});  // never of two factors
   const Matrix::Form form = dense ? Matrix::Form::dense : matrix_.form();
   const Recorded recorded(matrix_, params_, dense);
   const Tensors& prepared = recorded.prepared();
+  const bool merged = merges(x, base, prepared);
   Tensors sums;
   at::Tensor dx;
   {

@@ -41,8 +41,12 @@ class Update {
                                    const at::Tensor& gain = {}) const;
 
  private:
+  // What was prepared of two factors, nothing for other forms.
+  std::vector<at::Tensor> factors() const;
+  // As above; `factors` are those, if the matrix has them.
+  bool merges(const Dropped& x, const Base& base, const std::vector<at::Tensor>& factors) const;
   // Which way forward goes, in words.
-  std::string route(const Dropped& x, const Base& base) const;
+  std::string route(const Dropped& x, const Base& base, const std::vector<at::Tensor>& factors) const;
 
   const Matrix& matrix_;
   const Params& params_;

@@ -8,7 +8,7 @@
 #include <algorithm>
 #include <bit>
 
-#include "core/spectral.h"
+#include "core/resized.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
 

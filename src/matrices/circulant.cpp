@@ -7,8 +7,8 @@
 
 #include <cmath>
 
+#include "core/circulant_blocks.h"
 #include "core/divisors.h"
-#include "core/spectral.h"
 #include "veneer/registry.h"
 
 namespace veneer {

@@ -6,7 +6,7 @@
 
 #include <algorithm>
 
-#include "core/spectral.h"
+#include "core/resized.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
 

@@ -5,7 +5,7 @@
 
 #include <cmath>
 
-#include "core/spectral.h"
+#include "core/convolution.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -23,7 +23,7 @@ class Hankel final : public Matrix {
   at::Tensor dense(const Params& params) const override { return params["hankel_h"].unfold(0, d_in(), 1); }
   Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
-    return {toeplitz_.spectrum(params["hankel_h"])};
+    return {toeplitz_.column(params["hankel_h"])};
   }
   bool tiled(const at::Tensor& x) const override { return toeplitz_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {

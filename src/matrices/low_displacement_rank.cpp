@@ -13,9 +13,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/convolution.h"
 #include "core/convolution_chain.h"
-#include "core/products.h"
-#include "core/spectral.h"
+#include "core/diagonals.h"
+#include "core/limits.h"
+#include "core/resized.h"
 #include "veneer/check.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
@@ -97,13 +99,13 @@ class LowDisplacementRank final : public Matrix {
   Form form() const override { return trained_operator() ? Form::dense : Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
     if (trained_operator()) return {dense(params)};
-    const at::Tensor h = negacyclic_.spectrum(params["ldr_h"]);
-    return {cyclic_.spectrum(params["ldr_g"]), operator_ == "circulant" ? h : at::conj_physical(h)};
+    const at::Tensor& h = params["ldr_h"];
+    return {params["ldr_g"], operator_ == "circulant" ? h : negacyclic_.transposed(h)};
   }
 
   // A narrow one is multiplied dense.
   bool tiled(const at::Tensor& x) const override {
-    return !trained_operator() && std::min(d_in(), d_out()) > narrow_side && chain_.tiled(x);
+    return !trained_operator() && !is_narrow(d_out(), d_in()) && chain_.tiled(x);
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     if (trained_operator()) return Matrix::product(x, prepared);
@@ -114,8 +116,9 @@ class LowDisplacementRank final : public Matrix {
                                    bool wants_x) const override {
     if (trained_operator()) return Matrix::pullback(x, dy, prepared, wants_x);
     const at::Tensor g = operator_ == "hankel" ? resized(dy, n_).flip(1) : dy;
-    const auto found = chain_.pullback(x, g, prepared[1], prepared[0], wants_x);
-    return {found[0], found[2], found[1]};
+    auto found = chain_.pullback(x, g, prepared[1], prepared[0], wants_x);
+    std::swap(found[1], found[2]);
+    return found;
   }
 
  private:

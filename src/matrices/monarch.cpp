@@ -8,7 +8,7 @@
 #include <cmath>
 
 #include "core/blocks.h"
-#include "core/spectral.h"
+#include "core/resized.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
 

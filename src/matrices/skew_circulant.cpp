@@ -7,8 +7,8 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/products.h"
-#include "core/spectral.h"
+#include "core/convolution.h"
+#include "core/limits.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -28,14 +28,14 @@ class SkewCirculant final : public Matrix {
     return negacyclic_.dense(params["skew_circulant_h"]).narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
+  at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const override {
+    return negacyclic_.merged(weight, params["skew_circulant_h"], scale);
+  }
+
   Form form() const override { return Form::other; }
-  std::vector<at::Tensor> prepare(const Params& params) const override {
-    return {negacyclic_.spectrum(params["skew_circulant_h"])};
-  }
+  std::vector<at::Tensor> prepare(const Params& params) const override { return {params["skew_circulant_h"]}; }
   // A narrow one is multiplied dense.
-  bool tiled(const at::Tensor& x) const override {
-    return std::min(d_in(), d_out()) > narrow_side && negacyclic_.tiled(x);
-  }
+  bool tiled(const at::Tensor& x) const override { return !is_narrow(d_out(), d_in()) && negacyclic_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     return negacyclic_.product(x, prepared[0], d_out());
   }

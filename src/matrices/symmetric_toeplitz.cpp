@@ -8,9 +8,11 @@
 #include <algorithm>
 #include <cmath>
 
+#include "core/convolution.h"
 #include "core/convolution_chain.h"
-#include "core/products.h"
-#include "core/spectral.h"
+#include "core/diagonals.h"
+#include "core/limits.h"
+#include "core/resized.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
 
@@ -55,20 +57,23 @@ class SymmetricToeplitz final : public Matrix {
     return grows_here(params) ? onto({}, params, 1.0) : dense(params);
   }
   at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const override {
-    return grows_here(params) ? onto(weight, params, scale) : Matrix::merged(weight, params, scale);
+    if (grows_here(params)) return onto(weight, params, scale);
+    if (form_ == "product") return Matrix::merged(weight, params, scale);
+    const at::Tensor all = diagonals(factors(params)[0]);  // of the whole, the same from both ends
+    return on_diagonals(weight, all.narrow(0, n_ - d_out(), d_out() + d_in() - 1), scale);
   }
 
   Form form() const override { return Form::other; }
   bool costly() const override { return form_ == "product"; }  // seven transforms of twice the length
   std::vector<at::Tensor> prepare(const Params& params) const override {
-    std::vector<at::Tensor> spectra;
-    for (const at::Tensor& t : factors(params)) spectra.push_back(toeplitz_.spectrum(diagonals(t)));
-    return spectra;
+    std::vector<at::Tensor> columns;
+    for (const at::Tensor& t : factors(params)) columns.push_back(column(t));
+    return columns;
   }
 
   // A narrow one is multiplied dense.
   bool tiled(const at::Tensor& x) const override {
-    return form_ == "product" ? std::min(d_in(), d_out()) > narrow_side && chain_.tiled(x) : toeplitz_.tiled(x);
+    return form_ == "product" ? !is_narrow(d_out(), d_in()) && chain_.tiled(x) : toeplitz_.tiled(x);
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     if (form_ == "product") return chain_.product(x, one(prepared[0]), one(prepared[1]), d_out());
@@ -77,8 +82,9 @@ class SymmetricToeplitz final : public Matrix {
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
     if (form_ == "product") {
-      const auto found = chain_.pullback(x, dy, one(prepared[0]), one(prepared[1]), wants_x);
-      return {found[0], found[1].squeeze(0), found[2].squeeze(0)};
+      auto found = chain_.pullback(x, dy, one(prepared[0]), one(prepared[1]), wants_x);
+      for (size_t i = 1; i < found.size(); ++i) found[i] = found[i].defined() ? found[i].squeeze(0) : found[i];
+      return found;
     }
     auto found = toeplitz_.pullback(resized(x, n_), resized(dy, n_), prepared[0], wants_x);
     if (wants_x) found[0] = found[0].narrow(1, 0, d_in());
@@ -103,14 +109,18 @@ class SymmetricToeplitz final : public Matrix {
     return form_ == "product" ? std::vector<at::Tensor>{a, b} : std::vector<at::Tensor>{a * b};
   }
 
-  // t[|k - n + 1|] for k < 2 n - 1.
-  at::Tensor diagonals(const at::Tensor& t) const { return at::cat({t.narrow(0, 1, n_ - 1).flip(0), t}); }
+  // t[|k - n + 1|] for k < 2 n - 1; and toeplitz_.column of it.
+  at::Tensor diagonals(const at::Tensor& t) const { return at::cat({above(t), t}); }
+  at::Tensor column(const at::Tensor& t) const {
+    return at::cat({resized(t, toeplitz_.convolution().length() - n_ + 1), above(t)});
+  }
+  at::Tensor above(const at::Tensor& t) const { return t.narrow(0, 1, n_ - 1).flip(0); }
 
   // t[n - i].
   static at::Tensor wrapped(const at::Tensor& t) { return t.flip(0).roll(1); }
 
   // A chain of one product.
-  static at::Tensor one(const at::Tensor& spectrum) { return spectrum.unsqueeze(0); }
+  static at::Tensor one(const at::Tensor& column) { return column.unsqueeze(0); }
 
   std::string form_;
   int64_t n_;

@@ -106,10 +106,11 @@ class TensorTrain final : public Matrix {
  private:
   // The product of cores [begin, end), [r_begin, modes, r_end] as a tensor of any shape.
   at::Tensor contracted(const Params& params, size_t begin, size_t end) const {
-    at::Tensor m = at::ones({1, 1}, params["tensor_train_1"].options());
+    if (begin == end) return at::ones({1, 1}, params["tensor_train_1"].options());
+    at::Tensor m;
     for (size_t k = begin; k < end; ++k) {
       const at::Tensor& core = params["tensor_train_" + std::to_string(k + 1)];
-      m = k == begin ? core.flatten(0, 1) : at::matmul(m, core.flatten(1, 2)).reshape({-1, core.size(2)});
+      m = m.defined() ? at::mm(m, core.flatten(1, 2)).view({-1, core.size(2)}) : core.flatten(0, 1);
     }
     return m;
   }

@@ -6,7 +6,7 @@
 
 #include <cmath>
 
-#include "core/spectral.h"
+#include "core/convolution.h"
 #include "veneer/registry.h"
 
 namespace veneer {
@@ -23,9 +23,12 @@ class GeneralToeplitz final : public Matrix {
   }
 
   at::Tensor dense(const Params& params) const override { return toeplitz_.dense(params["toeplitz_t"]); }
+  at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const override {
+    return toeplitz_.merged(weight, params["toeplitz_t"], scale);
+  }
   Form form() const override { return Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
-    return {toeplitz_.spectrum(params["toeplitz_t"])};
+    return {toeplitz_.column(params["toeplitz_t"])};
   }
   bool tiled(const at::Tensor& x) const override { return toeplitz_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {

@@ -27,7 +27,7 @@ from image_models import WIDTH, adapted, base_folder, load_base, train, updates
 from images import FAMILIES, Protocol, entries
 from rich.console import Console
 from safetensors.torch import load_file
-from study import ROOT, processor, read, write
+from study import ROOT, StudyError, only_writer, processor, read, write
 from text_models import UserError, model_folder
 from tqdm import tqdm
 from trec import run_arguments
@@ -222,8 +222,10 @@ def main(argv: list[str] | None = None) -> int:
         arguments.iterations, arguments.restarts = 50, 1
     torch.set_num_threads(arguments.threads)
     try:
-        results = study(arguments.out.with_suffix(".json"), arguments)
-    except (DataError, UserError) as error:
+        path = arguments.out.with_suffix(".json")
+        with only_writer(path):
+            results = study(path, arguments)
+    except (DataError, StudyError, UserError) as error:
         print(f"error: {error}", file=sys.stderr)
         return 2
     render(results, arguments.out)

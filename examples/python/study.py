@@ -15,6 +15,7 @@ import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import FIRST_COMPLETED, Future, ProcessPoolExecutor, wait
+from contextlib import contextmanager, nullcontext
 from datetime import date
 from multiprocessing import get_context, parent_process
 from pathlib import Path
@@ -22,6 +23,7 @@ from typing import Any, Protocol
 
 import torch
 import transformers
+from filelock import FileLock, Timeout
 from rich.console import Console
 from tqdm import tqdm
 
@@ -61,6 +63,21 @@ def write(path: Path, results: dict) -> None:
         file.flush()
         os.fsync(file.fileno())
     os.replace(unfinished, path)
+
+
+@contextmanager
+def only_writer(path: Path) -> Iterator[None]:
+    """Keeps the results to one command at a time: two would overwrite each other's runs.
+
+    Raises:
+        StudyError: another one has them.
+    """
+    path.parent.mkdir(parents=True, exist_ok=True)
+    try:
+        with FileLock(path.with_name(f".{path.name}.lock"), timeout=0):
+            yield
+    except Timeout:
+        raise StudyError(f"[--out] another command is writing {path}; stop it, or choose another --out") from None
 
 
 def processor() -> str:
@@ -215,7 +232,8 @@ def finish(
     """
     path = out.with_suffix(".json")
     try:
-        results = read(path) if render_only else done(path)
+        with nullcontext() if render_only else only_writer(path):
+            results = read(path) if render_only else done(path)
         if not results:
             raise StudyError(f"[--render] {path} does not exist")
         render(results, out)

@@ -116,6 +116,16 @@ def test_a_stopped_study_goes_on(glue, shared_data, tmp_path, capsys):
     assert (tmp_path / "study.png").stat().st_size > 1000
 
 
+def test_a_study_has_its_results_alone(glue, shared_data, tmp_path, capsys):
+    study = importlib.import_module("study")
+    arguments = ["--quick", "--hours", "0", "--data", str(shared_data), "--out", str(tmp_path / "study")]
+    with study.only_writer(tmp_path / "study.json"):
+        assert glue.main([*arguments, "--tasks", "rte"]) == 2
+    assert "another command is writing" in capsys.readouterr().err
+    assert not (tmp_path / "study.json").exists()
+    assert glue.main([*arguments, "--tasks", "rte"]) == 0
+
+
 def test_a_study_does_not_mix_protocols(glue, tmp_path, capsys):
     content = {"protocol": {"epochs": 1}, "model": "", "data": {}, "counts": {}, "runs": {}}
     (tmp_path / "study.json").write_text(json.dumps(content))

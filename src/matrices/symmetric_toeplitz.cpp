@@ -12,7 +12,6 @@
 #include "core/convolution_chain.h"
 #include "core/diagonals.h"
 #include "core/limits.h"
-#include "core/resized.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
 
@@ -25,7 +24,9 @@ class SymmetricToeplitz final : public Matrix {
       : Matrix(site),
         form_(options.text("form")),
         n_(std::max(site.d_in, site.d_out)),
-        toeplitz_(n_, n_),
+        rows_(form_ == "product" ? n_ : site.d_out),
+        columns_(form_ == "product" ? n_ : site.d_in),
+        toeplitz_(columns_, rows_),
         chain_(toeplitz_.convolution(), toeplitz_.convolution(), n_) {}
 
   ParameterSpecs parameters() const override {
@@ -59,15 +60,14 @@ class SymmetricToeplitz final : public Matrix {
   at::Tensor merged(const at::Tensor& weight, const Params& params, double scale) const override {
     if (grows_here(params)) return onto(weight, params, scale);
     if (form_ == "product") return Matrix::merged(weight, params, scale);
-    const at::Tensor all = diagonals(factors(params)[0]);  // of the whole, the same from both ends
-    return on_diagonals(weight, all.narrow(0, n_ - d_out(), d_out() + d_in() - 1), scale);
+    return toeplitz_.merged(weight, diagonals(factors(params)[0]), scale);
   }
 
   Form form() const override { return Form::other; }
   bool costly() const override { return form_ == "product"; }  // seven transforms of twice the length
   std::vector<at::Tensor> prepare(const Params& params) const override {
     std::vector<at::Tensor> columns;
-    for (const at::Tensor& t : factors(params)) columns.push_back(column(t));
+    for (const at::Tensor& t : factors(params)) columns.push_back(toeplitz_.column(diagonals(t)));
     return columns;
   }
 
@@ -77,17 +77,13 @@ class SymmetricToeplitz final : public Matrix {
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     if (form_ == "product") return chain_.product(x, one(prepared[0]), one(prepared[1]), d_out());
-    return resized(toeplitz_.product(resized(x, n_), prepared[0]), d_out());
+    return toeplitz_.product(x, prepared[0]);
   }
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
-    if (form_ == "product") {
-      auto found = chain_.pullback(x, dy, one(prepared[0]), one(prepared[1]), wants_x);
-      for (size_t i = 1; i < found.size(); ++i) found[i] = found[i].defined() ? found[i].squeeze(0) : found[i];
-      return found;
-    }
-    auto found = toeplitz_.pullback(resized(x, n_), resized(dy, n_), prepared[0], wants_x);
-    if (wants_x) found[0] = found[0].narrow(1, 0, d_in());
+    if (form_ != "product") return toeplitz_.pullback(x, dy, prepared[0], wants_x);
+    auto found = chain_.pullback(x, dy, one(prepared[0]), one(prepared[1]), wants_x);
+    for (size_t i = 1; i < found.size(); ++i) found[i] = found[i].defined() ? found[i].squeeze(0) : found[i];
     return found;
   }
 
@@ -109,12 +105,10 @@ class SymmetricToeplitz final : public Matrix {
     return form_ == "product" ? std::vector<at::Tensor>{a, b} : std::vector<at::Tensor>{a * b};
   }
 
-  // t[|k - n + 1|] for k < 2 n - 1; and toeplitz_.column of it.
-  at::Tensor diagonals(const at::Tensor& t) const { return at::cat({above(t), t}); }
-  at::Tensor column(const at::Tensor& t) const {
-    return at::cat({resized(t, toeplitz_.convolution().length() - n_ + 1), above(t)});
+  // Of a factor, from the first row's last to the first column's last.
+  at::Tensor diagonals(const at::Tensor& t) const {
+    return at::cat({t.narrow(0, 1, columns_ - 1).flip(0), t.narrow(0, 0, rows_)});
   }
-  at::Tensor above(const at::Tensor& t) const { return t.narrow(0, 1, n_ - 1).flip(0); }
 
   // t[n - i].
   static at::Tensor wrapped(const at::Tensor& t) { return t.flip(0).roll(1); }
@@ -124,6 +118,7 @@ class SymmetricToeplitz final : public Matrix {
 
   std::string form_;
   int64_t n_;
+  int64_t rows_, columns_;  // of a factor
   Toeplitz toeplitz_;
   ConvolutionChain chain_;
 };

@@ -25,9 +25,8 @@ import torch
 from image_data import DataError, load_task
 from image_models import WIDTH, adapted, base_folder, load_base, train, updates
 from images import FAMILIES, Protocol, entries
-from rich.console import Console
 from safetensors.torch import load_file
-from study import ROOT, StudyError, only_writer, processor, read, write
+from study import ROOT, StudyError, finish, processor, read, write
 from text_models import UserError, model_folder
 from tqdm import tqdm
 from trec import run_arguments
@@ -37,7 +36,6 @@ import veneer
 mpl.use("Agg")
 from matplotlib import pyplot as plt
 
-console = Console()
 KINDS = {
     "noise": "Gaussian noise",
     "toeplitz_like": "Toeplitz-like",
@@ -221,16 +219,8 @@ def main(argv: list[str] | None = None) -> int:
         arguments.steps, arguments.base_epochs, arguments.matrices = 2, 1, 1
         arguments.iterations, arguments.restarts = 50, 1
     torch.set_num_threads(arguments.threads)
-    try:
-        path = arguments.out.with_suffix(".json")
-        with only_writer(path):
-            results = study(path, arguments)
-    except (DataError, StudyError, UserError) as error:
-        print(f"error: {error}", file=sys.stderr)
-        return 2
-    render(results, arguments.out)
-    console.print(f"written: {arguments.out}.json, .md, .png")
-    return 0
+    errors = (DataError, StudyError, UserError)
+    return finish(arguments.out, False, lambda path: study(path, arguments), render, errors)
 
 
 if __name__ == "__main__":

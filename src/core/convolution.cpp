@@ -107,8 +107,7 @@ at::Tensor Convolution::transposed(const at::Tensor& c) const {
   return at::cat({c.narrow(-1, 0, 1), negacyclic_ ? -rest : rest}, -1);
 }
 
-// Row i is a window of the diagonals, from the last to the first, that starts at n - 1 - i.
-at::Tensor Convolution::dense(const at::Tensor& c) const { return diagonals(c).unfold(-1, n_, 1).flip(-2); }
+at::Tensor Convolution::dense(const at::Tensor& c) const { return with_diagonals(diagonals(c), n_); }
 
 at::Tensor Convolution::diagonals(const at::Tensor& c) const {
   const at::Tensor above = c.narrow(-1, 1, n_ - 1);
@@ -123,7 +122,7 @@ at::Tensor Convolution::merged(const at::Tensor& base, const at::Tensor& c, doub
 Toeplitz::Toeplitz(int64_t d_in, int64_t d_out)
     : d_in_(d_in), d_out_(d_out), convolution_(fast_length(d_in + d_out - 1)) {}
 
-at::Tensor Toeplitz::dense(const at::Tensor& t) const { return t.flip(0).unfold(0, d_in_, 1).flip(0); }
+at::Tensor Toeplitz::dense(const at::Tensor& t) const { return with_diagonals(t.flip(0), d_in_); }
 
 at::Tensor Toeplitz::merged(const at::Tensor& base, const at::Tensor& t, double scale) const {
   return on_diagonals(base, t.flip(0), scale);

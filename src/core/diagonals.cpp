@@ -43,10 +43,13 @@ at::Tensor by_diagonals(const at::Tensor& first, int64_t rows, int64_t columns, 
 
 }  // namespace
 
+// Row i is a window of the diagonals that starts at d_out - 1 - i.
+at::Tensor with_diagonals(const at::Tensor& diagonals, int64_t d_in) { return diagonals.unfold(-1, d_in, 1).flip(-2); }
+
 at::Tensor on_diagonals(const at::Tensor& base, const at::Tensor& diagonals, double scale) {
   const int64_t rows = base.size(0), columns = base.size(1);
   if (base.is_cpu()) return by_diagonals(diagonals, rows, columns, {}, {}, base, scale);
-  return base.add(as(diagonals.unfold(0, columns, 1).flip(0), base), scale);
+  return base.add(as(with_diagonals(diagonals, columns), base), scale);
 }
 
 bool grows(const at::Tensor& like) { return like.is_cpu() || device::on_gpu(like); }

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Matrices added to a base along their diagonals: those constant along them, and those that grow by an outer product,
-// as matrices of low displacement rank do. Not differentiable.
+// Matrices constant along their diagonals, and those that grow along them by an outer product, as matrices of low
+// displacement rank do; added to a base, without gradients.
 #pragma once
 
 #include <ATen/core/Tensor.h>
@@ -9,6 +9,10 @@
 #include "veneer/matrix.h"
 
 namespace veneer {
+
+// The matrices [*, d_out, d_in] with constant diagonals [*, d_out + d_in - 1], from the last row's to the last
+// column's. Differentiable.
+at::Tensor with_diagonals(const at::Tensor& diagonals, int64_t d_in);
 
 // base + scale * M, M with constant diagonals [d_out + d_in - 1], from the last row's to the last column's; base
 // [d_out, d_in], whose dtype the result has.

@@ -52,13 +52,14 @@ class Method {
 
   // A fast path with its own gradient, one node in the graph, which the generic suite holds to `forward`. For methods
   // whose output has slope one in y, at a base that is frozen. Called below autograd, with x, y, weight and bias in one
-  // dtype, real or meta.
+  // dtype, real or meta, and x and y as contiguous rows [N, d].
   virtual bool fused(const Input& /*in*/) const { return false; }  // whether it serves this call
-  // The output [*, d_out], a fresh tensor, and after it what backward wants besides the call's own tensors.
+  // The output [N, d_out], a fresh tensor, and after it what backward wants besides the call's own tensors.
   virtual std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const;
-  // The gradients of the parameters, in the order of their specs and in their dtypes, undefined for frozen ones, and
-  // then that of x where it is wanted. `in` has x, weight, bias and seed, of the base only where the method ran it; and
-  // where the call's y was x itself, a y that is dy: x then has that gradient too. `kept` as fused_forward left it.
+  // From dy [N, d_out], contiguous, the gradients of the parameters, in the order of their specs and in their dtypes,
+  // undefined for those that are frozen or have none, and then that of x [N, d_in] where it is wanted. `in` has x,
+  // weight, bias and seed, of the base only where the method ran it; and where the call's y was x itself, a y that is
+  // dy: x then has that gradient too. `kept` as fused_forward left it.
   virtual std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
                                                  const std::vector<at::Tensor>& kept, bool wants_x) const;
 

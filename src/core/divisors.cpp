@@ -2,6 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "core/divisors.h"
 
+#include <algorithm>
+#include <cmath>
 #include <cstdlib>
 #include <numeric>
 
@@ -36,6 +38,21 @@ std::pair<int64_t, int64_t> square_factors(int64_t n) {
     if (n % d == 0) small = d;
   }
   return {small, n / small};
+}
+
+std::vector<int64_t> octal_factors(int64_t n) {
+  const double count = std::log(static_cast<double>(n)) / std::log(8.0);
+  std::vector<int64_t> factors(std::max<size_t>(1, static_cast<size_t>(std::lround(count))), 1), primes;
+  for (int64_t p = 2, rest = n; rest > 1; ++p) {
+    for (; rest % p == 0; rest /= p) primes.push_back(p);
+  }
+  for (auto prime = primes.rbegin(); prime != primes.rend(); ++prime) {
+    *std::min_element(factors.begin(), factors.end()) *= *prime;
+  }
+  std::erase(factors, 1);
+  if (factors.empty()) factors.push_back(1);
+  std::sort(factors.begin(), factors.end());
+  return factors;
 }
 
 int64_t common_divisor(const std::string& owner, const MatrixSite& site, const std::string& instead) {

@@ -6,6 +6,7 @@
 #include <cstdint>
 #include <string>
 #include <utility>
+#include <vector>
 
 #include "veneer/matrix.h"
 
@@ -15,6 +16,8 @@ namespace veneer {
 int64_t largest_divisor(int64_t n, int64_t limit);
 // [p, q], p <= q, p q = n, as square as n allows.
 std::pair<int64_t, int64_t> square_factors(int64_t n);
+// Ascending factors of n near 8, about log_8(n) of them: its primes, largest first, each go to the smallest.
+std::vector<int64_t> octal_factors(int64_t n);
 
 // gcd(d_in, d_out). An error where it is 1 and the matrix is larger than 1 x 1, since the blocks would be single
 // numbers and the matrix silently dense; `instead` says what to give.

@@ -12,6 +12,7 @@
 
 #include "core/tile_rows.h"
 #include "core/tiles.h"
+#include "kernels/cpu/pair_packing.h"
 #include "kernels/cpu/pair_products.h"
 #include "kernels/cpu/thin_product.h"
 #include "kernels/cpu/vector.h"

@@ -29,14 +29,6 @@ bool as_dense(const Matrix& matrix, const at::Tensor& x) {
 
 }  // namespace
 
-void fill_with_zeros(Tensors& gradients, const Params& params) {
-  for (size_t i = 0; i < params.tensors().size(); ++i) {
-    if (params.specs()[i].trainable && !gradients[i].defined()) {
-      gradients[i] = at::zeros_like(params.tensors()[i].detach());
-    }
-  }
-}
-
 Tensors Update::factors() const {
   return matrix_.form() == Matrix::Form::factors ? matrix_.prepare(params_) : Tensors();
 }

@@ -53,7 +53,4 @@ class Update {
   double scale_;
 };
 
-// Zeros for trained parameters that nothing gave a gradient.
-void fill_with_zeros(std::vector<at::Tensor>& gradients, const Params& params);
-
 }  // namespace veneer

@@ -9,26 +9,16 @@
 #include <algorithm>
 #include <cmath>
 
-#include "core/blocks.h"
+#include "core/attention.h"
 #include "veneer/check.h"
 #include "veneer/registry.h"
 
 namespace veneer {
 namespace {
 
-// What q, k, v and o are called in models.
-const std::vector<std::vector<std::string>> roles{{"q", "q_proj", "query", "q_lin", "Wq"},
-                                                  {"k", "k_proj", "key", "k_lin", "Wk"},
-                                                  {"v", "v_proj", "value", "v_lin", "Wv"},
-                                                  {"o", "o_proj", "out_proj", "dense", "out_lin", "Wo"}};
-
 int64_t row_of(const Options& options, const MatrixSite& site) {
-  const std::string wanted = options.text("role") == "auto" ? site.role : options.text("role");
-  for (size_t i = 0; i < roles.size(); ++i) {
-    if (std::find(roles[i].begin(), roles[i].end(), wanted) != roles[i].end()) return static_cast<int64_t>(i);
-  }
-  VENEER_CHECK(false, "cp", "expected an attention projection, called one of ", join(roles[0]), ", ", join(roles[1]),
-               ", ", join(roles[2]), ", ", join(roles[3]), "; got `", wanted, "`; give the option role");
+  const std::string role = options.text("role") == "auto" ? site.role : options.text("role");
+  return attention_projection("cp", role, "give the option role");
 }
 
 int64_t layer_of(const Options& options, const MatrixSite& site) {

@@ -16,6 +16,7 @@
 #include "core/convolution.h"
 #include "core/convolution_chain.h"
 #include "core/diagonals.h"
+#include "core/krylov.h"
 #include "core/limits.h"
 #include "core/resized.h"
 #include "veneer/check.h"
@@ -25,24 +26,12 @@
 namespace veneer {
 namespace {
 
-// K(Z_0, v) for v [R, n]: lower triangular Toeplitz, [R, n, n].
-at::Tensor shifts(const at::Tensor& v) {
-  const int64_t n = v.size(-1);
-  return at::constant_pad_nd(v, {n - 1, 0}).unfold(-1, n, 1).flip(-1);
-}
-
-// K(A, v), A with sub-diagonal a [n - 1]: (A^k v)[i] = v[i - k] a[i - 1] ... a[i - k].
-at::Tensor scaled_shifts(const at::Tensor& a, const at::Tensor& v) {
-  const at::Tensor steps = shifts(a), upper = at::ones_like(steps).triu(1);  // steps[i, k] = a[i - k]
-  const at::Tensor products = at::cumprod(steps + upper, -1);  // not one zero above the diagonal: those are costly
-  return shifts(v) * at::constant_pad_nd(products, {1, 0, 1, 0}, 1.0);
-}
-
 class LowDisplacementRank final : public Matrix {
  public:
   LowDisplacementRank(const Options& options, const MatrixSite& site)
       : Matrix(site),
         operator_(options.text("operator")),
+        trained_(operator_ == "vandermonde" || operator_ == "subdiagonal"),
         rank_(options.integer("rank")),
         n_(std::max(site.d_in, site.d_out)),
         cyclic_(n_),
@@ -53,37 +42,24 @@ class LowDisplacementRank final : public Matrix {
   }
 
   ParameterSpecs parameters() const override {
-    const double std = 1.0 / std::sqrt(static_cast<double>(rank_ * n_));
+    const auto n = static_cast<double>(n_);
     const bool surm = operator_ == "circulant" && zero_start();
-    ParameterSpecs specs{{"ldr_g",
-                          {rank_, n_},
-                          zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0 / std::sqrt(double(n_))),
-                          "ldr_g.{adapter}"},
-                         {"ldr_h", {rank_, n_}, Initial::normal(0.0, surm ? 0.02 : std), "ldr_h.{adapter}"}};
-    if (operator_ == "vandermonde") specs.push_back({"ldr_d", {n_}, Initial::uniform(-0.7, 0.7), "ldr_d.{adapter}"});
+    ParameterSpecs specs;
+    const auto add = [&](const std::string& name, std::vector<int64_t> shape, Initial initial) {
+      specs.push_back({"ldr_" + name, std::move(shape), initial, "ldr_" + name + ".{adapter}"});
+    };
+    add("g", {rank_, n_}, zero_start() ? Initial::zeros() : Initial::normal(0.0, 1.0 / std::sqrt(n)));
+    add("h", {rank_, n_}, Initial::normal(0.0, surm ? 0.02 : 1.0 / std::sqrt(static_cast<double>(rank_) * n)));
+    if (operator_ == "vandermonde") add("d", {n_}, Initial::uniform(-0.7, 0.7));
     if (operator_ == "subdiagonal") {
-      specs.push_back({"ldr_a", {n_ - 1}, Initial::ones(), "ldr_a.{adapter}"});
-      specs.push_back({"ldr_t", {n_ - 1}, Initial::ones(), "ldr_t.{adapter}"});
+      add("a", {n_ - 1}, Initial::ones());
+      add("t", {n_ - 1}, Initial::ones());
     }
     return specs;
   }
 
   at::Tensor dense(const Params& params) const override {
-    const at::Tensor &g = params["ldr_g"], &h = params["ldr_h"];
-    at::Tensor left, right;  // [R, n, n]
-    if (operator_ == "vandermonde") {
-      const at::Tensor powers = at::arange(n_, g.options());
-      left = g.unsqueeze(-1) * at::pow(params["ldr_d"].clamp(-1.0, 1.0).unsqueeze(-1), powers);
-      right = shifts(h).transpose(-1, -2);
-    } else if (operator_ == "subdiagonal") {
-      left = scaled_shifts(params["ldr_a"], g);
-      right = scaled_shifts(params["ldr_t"], h).transpose(-1, -2);
-    } else {
-      left = cyclic_.dense(g);
-      right = negacyclic_.dense(h);
-      if (operator_ != "circulant") right = right.transpose(-1, -2);
-    }
-    const at::Tensor m = at::matmul(left, right).sum(0);
+    const at::Tensor m = at::matmul(left(params), right(params)).sum(0);
     return (operator_ == "hankel" ? m.flip(0) : m).narrow(0, 0, d_out()).narrow(1, 0, d_in());
   }
 
@@ -95,26 +71,23 @@ class LowDisplacementRank final : public Matrix {
   }
 
   // Trained operators have no short transform: their dense matrix is the fast path.
-  bool trained_operator() const { return operator_ == "vandermonde" || operator_ == "subdiagonal"; }
-  Form form() const override { return trained_operator() ? Form::dense : Form::other; }
+  Form form() const override { return trained_ ? Form::dense : Form::other; }
   std::vector<at::Tensor> prepare(const Params& params) const override {
-    if (trained_operator()) return {dense(params)};
+    if (trained_) return {dense(params)};
     const at::Tensor& h = params["ldr_h"];
     return {params["ldr_g"], operator_ == "circulant" ? h : negacyclic_.transposed(h)};
   }
 
   // A narrow one is multiplied dense.
-  bool tiled(const at::Tensor& x) const override {
-    return !trained_operator() && !is_narrow(d_out(), d_in()) && chain_.tiled(x);
-  }
+  bool tiled(const at::Tensor& x) const override { return !trained_ && !is_narrow(d_out(), d_in()) && chain_.tiled(x); }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    if (trained_operator()) return Matrix::product(x, prepared);
+    if (trained_) return Matrix::product(x, prepared);
     if (operator_ != "hankel") return chain_.product(x, prepared[1], prepared[0], d_out());
     return resized(chain_.product(x, prepared[1], prepared[0], n_).flip(1), d_out());
   }
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
-    if (trained_operator()) return Matrix::pullback(x, dy, prepared, wants_x);
+    if (trained_) return Matrix::pullback(x, dy, prepared, wants_x);
     const at::Tensor g = operator_ == "hankel" ? resized(dy, n_).flip(1) : dy;
     auto found = chain_.pullback(x, g, prepared[1], prepared[0], wants_x);
     std::swap(found[1], found[2]);
@@ -122,6 +95,19 @@ class LowDisplacementRank final : public Matrix {
   }
 
  private:
+  // The factors [R, n, n], differentiable.
+  at::Tensor left(const Params& params) const {
+    const at::Tensor& g = params["ldr_g"];
+    if (operator_ == "vandermonde") return powers(params["ldr_d"].clamp(-1.0, 1.0), g);
+    return operator_ == "subdiagonal" ? scaled_shifts(params["ldr_a"], g) : cyclic_.dense(g);
+  }
+  at::Tensor right(const Params& params) const {
+    const at::Tensor& h = params["ldr_h"];
+    if (operator_ == "circulant") return negacyclic_.dense(h);
+    if (operator_ == "vandermonde") return shifts(h).mT();
+    return (operator_ == "subdiagonal" ? scaled_shifts(params["ldr_t"], h) : negacyclic_.dense(h)).mT();
+  }
+
   bool grows_here(const Params& params) const {
     return (operator_ == "circulant" || operator_ == "toeplitz") && grows(params["ldr_g"]);
   }
@@ -135,6 +121,7 @@ class LowDisplacementRank final : public Matrix {
   }
 
   std::string operator_;
+  bool trained_;  // D, or A and T
   int64_t rank_;
   int64_t n_;
   Convolution cyclic_;

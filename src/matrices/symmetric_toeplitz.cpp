@@ -31,18 +31,14 @@ class SymmetricToeplitz final : public Matrix {
 
   ParameterSpecs parameters() const override {
     const double std = 1.0 / std::sqrt(static_cast<double>(n_));
-    if (form_ == "single") {
-      return {{"symmetric_toeplitz_t",
-               {n_},
-               zero_start() ? Initial::zeros() : Initial::normal(0.0, std),
-               "symmetric_toeplitz_t.{adapter}"}};
-    }
-    const auto b = form_ == "product" ? Initial::normal(0.0, std) : Initial::ones();
-    return {{"symmetric_toeplitz_a",
-             {n_},
-             Initial::normal(0.0, zero_start() ? 0.02 : std),
-             "symmetric_toeplitz_a.{adapter}"},
-            {"symmetric_toeplitz_b", {n_}, zero_start() ? Initial::zeros() : b, "symmetric_toeplitz_b.{adapter}"}};
+    const auto spec = [&](const std::string& t, const Initial& random, const Initial& zero) {
+      const std::string name = "symmetric_toeplitz_" + t;
+      return ParameterSpec{name, {n_}, zero_start() ? zero : random, name + ".{adapter}"};
+    };
+    const auto normal = Initial::normal(0.0, std), zeros = Initial::zeros();
+    if (form_ == "single") return {spec("t", normal, zeros)};
+    return {spec("a", normal, Initial::normal(0.0, 0.02)),
+            spec("b", form_ == "product" ? normal : Initial::ones(), zeros)};
   }
 
   at::Tensor dense(const Params& params) const override {

@@ -11,34 +11,17 @@
 #include <nlohmann/json.hpp>
 #include <numeric>
 
-#include "core/blocks.h"
+#include "core/divisors.h"
 #include "veneer/check.h"
 #include "veneer/registry.h"
 
 namespace veneer {
 namespace {
 
-using Modes = std::vector<int64_t>;
+using Modes = std::vector<int64_t>;  // sizes of a tensor's indices
 
 int64_t total(const Modes& modes, size_t count) {
   return std::accumulate(modes.begin(), modes.begin() + static_cast<int64_t>(count), int64_t{1}, std::multiplies<>());
-}
-
-// n as a product of about log_8(n) ascending factors: its primes, largest first, each go to the smallest.
-Modes modes_of(int64_t n) {
-  Modes boxes(std::max<size_t>(1, static_cast<size_t>(std::lround(std::log(static_cast<double>(n)) / std::log(8.0)))),
-              1);
-  Modes primes;
-  for (int64_t p = 2, rest = n; rest > 1; ++p) {
-    for (; rest % p == 0; rest /= p) primes.push_back(p);
-  }
-  for (auto prime = primes.rbegin(); prime != primes.rend(); ++prime) {
-    *std::min_element(boxes.begin(), boxes.end()) *= *prime;
-  }
-  std::erase(boxes, 1);
-  if (boxes.empty()) boxes.push_back(1);
-  std::sort(boxes.begin(), boxes.end());
-  return boxes;
 }
 
 class TensorTrain final : public Matrix {
@@ -46,15 +29,15 @@ class TensorTrain final : public Matrix {
   TensorTrain(const Options& options, const MatrixSite& site)
       : Matrix(site), rank_(options.integer("rank")), block_(options.text("layout") == "block") {
     if (block_) {
-      rows_ = modes_of(site.d_out);
-      modes_ = modes_of(site.d_in);
+      rows_ = octal_factors(site.d_out);
+      modes_ = octal_factors(site.d_in);
       rows_.insert(rows_.begin(), std::max(rows_.size(), modes_.size()) - rows_.size(), 1);
       modes_.insert(modes_.begin(), rows_.size() - modes_.size(), 1);
       VENEER_CHECK(options.value("shape").empty(), "tensor_train", "shape is of the `matrix` layout");
       return;
     }
-    modes_ = modes_of(site.d_in);
-    Modes out = modes_of(site.d_out);
+    modes_ = octal_factors(site.d_in);
+    Modes out = octal_factors(site.d_out);
     modes_.insert(modes_.end(), out.rbegin(), out.rend());
     if (const Modes given = options.sizes("tensor_train", "shape"); !given.empty()) {
       VENEER_CHECK(total(given, given.size()) == site.d_in * site.d_out, "tensor_train",

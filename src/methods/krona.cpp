@@ -6,7 +6,7 @@
 #include <nlohmann/json.hpp>
 
 #include "methods/adapter_fields.h"
-#include "methods/additive.h"
+#include "methods/additive_fields.h"
 
 namespace veneer {
 namespace {

@@ -3,7 +3,7 @@
 // LoRTA (arXiv 2410.04060): the updates of all attention projections as slices of one tensor.
 #include <nlohmann/json.hpp>
 
-#include "methods/additive.h"
+#include "methods/additive_fields.h"
 #include "veneer/check.h"
 
 namespace veneer {

@@ -3,7 +3,7 @@
 // MoRe (arXiv 2408.17383): a Monarch matrix as the update.
 #include <nlohmann/json.hpp>
 
-#include "methods/additive.h"
+#include "methods/additive_fields.h"
 
 namespace veneer {
 namespace {

@@ -6,7 +6,7 @@
 
 #include "core/divisors.h"
 #include "methods/adapter_fields.h"
-#include "methods/additive.h"
+#include "methods/additive_fields.h"
 #include "veneer/check.h"
 
 namespace veneer {

@@ -5,6 +5,8 @@
 #include <ATen/ATen.h>
 
 #include "core/activation.h"
+#include "core/projection.h"
+#include "core/rescaling.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
@@ -17,36 +19,57 @@ MatrixSite matrix_site(const Site& site) { return {site.d_in, site.d_out, Start:
 class SurmAdapter final : public Method {
  public:
   SurmAdapter(const Options& options, const Site& site)
-      : size_(site.d_out),
-        matrix_(bind_matrix(options.matrix("matrix"), matrix_site(site))),
+      : projection_("adapter_", bind_matrix(options.matrix("matrix"), matrix_site(site)), 1.0, /*bias=*/false),
         activation_(options.text("activation")),
         scale_(options.number("scale")),
         dropout_(dropout_probability(options.number("dropout"))),
         bias_(options.flag("bias")) {}
 
   ParameterSpecs parameters() const override {
-    ParameterSpecs specs = matrix_->parameters();
-    if (bias_) specs.push_back({"bias", {size_}, Initial::zeros(), "bias.{adapter}"});
+    ParameterSpecs specs = projection_.parameters();
+    if (bias_) specs.push_back({"bias", {projection_.matrix().d_out()}, Initial::zeros(), "bias.{adapter}"});
     return with_prefix(std::move(specs), "adapter_", "adapter.");
   }
 
   at::Tensor forward(const Input& in, const Params& params) const override {
-    const Params own = params.scoped("adapter_");
-    const at::Tensor x = rows(in.x), y = rows(in.y);
-    at::Tensor h = matrix_->apply(seeded_dropout(x, in.seed, dropout_), own);
-    if (matrix_->scale() != 1.0) h = h * matrix_->scale();
-    h = activate(activation_, h);
-    if (bias_) h = h + as(own["bias"], h);
-    return unrows(y.add(as(h, y), scale_), in.x);
+    const at::Tensor h = projection_.apply(seeded_dropout(rows(in.x), in.seed, dropout_), params);
+    return unrows(added(rows(in.y), h, params), in.x);
+  }
+
+  bool fused(const Input& /*in*/) const override { return true; }
+
+  // Kept is the state before its nonlinearity, and what the matrix keeps.
+  std::vector<at::Tensor> fused_forward(const Input& in, const Params& params) const override {
+    auto kept = projection_.forward({in.x, in.seed, dropout_}, {}, params);
+    kept.insert(kept.begin(), added(in.y, kept[0], params));
+    return kept;
+  }
+
+  std::vector<at::Tensor> fused_backward(const at::Tensor& dy, const Input& in, const Params& params,
+                                         const std::vector<at::Tensor>& kept, bool wants_x) const override {
+    const at::Tensor da = scale_ == 1.0 ? dy : dy * scale_;
+    const at::Tensor dh = activate_pullback(activation_, kept[0], da).contiguous();
+    auto gradients =
+        projection_.backward(dh, {in.x, in.seed, dropout_}, in.y, params, {kept.begin() + 1, kept.end()}, wants_x);
+    if (bias_) {
+      const size_t place = params.place("adapter_bias");
+      if (params.specs()[place].trainable) gradients[place] = as(sum_of_rows(da), params.tensors()[place]);
+    }
+    return gradients;
   }
 
   std::string merge_refusal() const override { return "its nonlinearity has no effective weight"; }
-  bool placed() const override { return matrix_->placed(); }
+  bool placed() const override { return projection_.matrix().placed(); }
   double dropout() const override { return dropout_; }
 
  private:
-  int64_t size_;
-  std::shared_ptr<const Matrix> matrix_;
+  // y + s (act(h) + b), a fresh tensor.
+  at::Tensor added(const at::Tensor& y, const at::Tensor& h, const Params& params) const {
+    const at::Tensor a = activate(activation_, h);
+    return y.add(as(bias_ ? a + as(params["adapter_bias"], a) : a, y), scale_);
+  }
+
+  Projection projection_;
   std::string activation_;
   double scale_;
   double dropout_;

@@ -11,6 +11,7 @@
 #include "core/json.h"
 #include "ops/arguments.h"
 #include "ops/fused.h"
+#include "ops/takes.h"
 #include "veneer/check.h"
 #include "veneer/registry.h"
 

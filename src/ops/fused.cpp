@@ -9,8 +9,6 @@
 #include <torch/csrc/autograd/custom_function.h>
 #include <torch/library.h>
 
-#include <algorithm>
-
 #include "core/recording.h"
 #include "ops/arguments.h"
 #include "veneer/numeric.h"
@@ -41,8 +39,11 @@ std::vector<Tensor> forward(Text method, Text options, const Tensor& x, const Op
   const PlainKeys keys;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto bound = from_plan(method, options);
-  return bound->method->fused_forward({x, tensor(y), tensor(weight), tensor(bias), tensor(seed)},
-                                      {bound->specs, params});
+  const Tensor residual = y.has_value() ? rows(*y).contiguous() : Tensor();
+  std::vector<Tensor> outputs = bound->method->fused_forward(
+      {rows(x).contiguous(), residual, tensor(weight), tensor(bias), tensor(seed)}, {bound->specs, params});
+  outputs[0] = unrows(outputs[0], x);
+  return outputs;
 }
 
 std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const Tensor& x, const OptionalTensor& weight,
@@ -51,11 +52,15 @@ std::vector<Tensor> backward(Text method, Text options, const Tensor& dy, const 
   const PlainKeys keys;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);
   const auto bound = from_plan(method, options);
-  const Input in{x, residual ? dy : Tensor(), tensor(weight), tensor(bias), tensor(seed)};
-  std::vector<Tensor> gradients = bound->method->fused_backward(dy, in, {bound->specs, params}, kept.vec(), wants_x);
-  for (Tensor& gradient : gradients) {
-    if (!gradient.defined()) gradient = at::empty({0}, x.options());  // of a frozen tensor: an op returns only tensors
+  const Tensor g = rows(dy).contiguous();
+  const Input in{rows(x).contiguous(), residual ? g : Tensor(), tensor(weight), tensor(bias), tensor(seed)};
+  std::vector<Tensor> gradients = bound->method->fused_backward(g, in, {bound->specs, params}, kept.vec(), wants_x);
+  for (size_t i = 0; i < params.size(); ++i) {
+    if (gradients[i].defined()) continue;
+    gradients[i] = bound->specs[i].trainable ? at::zeros_like(params[i].detach())  // nothing gave it one
+                                             : at::empty({0}, x.options());        // an op returns only tensors
   }
+  if (wants_x) gradients.back() = unrows(gradients.back(), x);
   return gradients;
 }
 
@@ -162,34 +167,7 @@ std::vector<Tensor> autocast(Text method, Text options, const Tensor& x, const O
   return forward_op().call(method, options, *cast(x), cast(y), cast(weight), cast(bias), params, seed, build);
 }
 
-bool requires_gradient(const Tensor& t) { return t.defined() && t.requires_grad() && at::GradMode::is_enabled(); }
-
 }  // namespace
-
-bool takes_op(const Tensor& x, at::TensorList params) {
-  if (composed_only()) return false;
-  const auto device = x.device().type();
-  if (device != at::kCPU && device != at::kCUDA && device != at::kMeta) return false;
-  // torch.func, and forward-mode gradients.
-  if (c10::impl::tls_is_dispatch_key_included(c10::DispatchKey::FuncTorchDynamicLayerFrontMode)) return false;
-  const auto has_tangent = [](const Tensor& t) { return t._fw_grad(/*level=*/0).defined(); };
-  return !has_tangent(x) && std::none_of(params.begin(), params.end(), has_tangent);
-}
-
-bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
-  if (!method.fused(in) || !takes_op(in.x, params)) return false;
-  if (in.y.defined() && method.needs_weight()) return false;  // the op is given one or the other
-  if (!in.y.defined() && requires_gradient(in.weight)) return false;
-  const Tensor& base = in.y.defined() ? in.y : in.weight;
-  const bool one_dtype = in.x.scalar_type() == base.scalar_type() &&
-                         (in.y.defined() || !in.bias.defined() || in.bias.scalar_type() == base.scalar_type());
-  if (const auto device = in.x.device().type(); at::autocast::is_autocast_enabled(device)) {
-    // It would round the weight before its rows' norms are taken, and a residual that is kept in float32.
-    return !method.needs_weight() &&
-           (!in.y.defined() || in.y.scalar_type() == at::autocast::get_autocast_dtype(device));
-  }
-  return one_dtype;
-}
 
 Tensor call_fused(const BoundMethod& bound, const Input& in, at::TensorList params, Text build) {
   return forward_op()

@@ -9,7 +9,7 @@
 
 #include "core/rescaling.h"
 #include "core/routes.h"
-#include "ops/fused.h"
+#include "ops/takes.h"
 #include "veneer/check.h"
 #include "veneer/numeric.h"
 

@@ -6,6 +6,7 @@
 #include <cstring>
 
 #include "kernels/cpu/clones.h"
+#include "kernels/cpu/pair_packing.h"
 #include "kernels/cpu/processor.h"
 #include "kernels/unroll.h"
 
@@ -14,43 +15,6 @@
 #endif
 
 namespace veneer::kernels::cpu {
-namespace {
-
-constexpr int64_t numbers = 32;  // of bfloat16 in a vector
-
-int64_t groups_of(int64_t r) { return (r + pair_group - 1) / pair_group; }
-
-}  // namespace
-
-void pair_up(const Bf16* m, int64_t rows, int64_t n, int64_t width, Bf16* out) {
-  for (int64_t i = 0; i < rows; i += 2, out += 2 * width) {
-    const Bf16 *const even = m + i * n, *const odd = even + n;
-    const bool both = i + 1 < rows;
-    for (int64_t j = 0; j < n; ++j) {
-      out[2 * j] = even[j];
-      out[2 * j + 1] = both ? odd[j] : Bf16{};
-    }
-    std::fill(out + 2 * n, out + 2 * width, Bf16{});
-  }
-}
-
-int64_t packed_factor(int64_t r, int64_t d) {
-  return groups_of(r) * pair_group * ((d + numbers - 1) / numbers) * numbers;
-}
-
-// Group after group of eight rows; of a group 32 numbers of each row, then the next 32.
-void pack_factor(const Bf16* factor, int64_t r, int64_t d, Bf16* out) {
-  for (int64_t group = 0; group < groups_of(r); ++group) {
-    for (int64_t j = 0; j < d; j += numbers) {
-      const int64_t here = std::min(numbers, d - j);
-      for (int64_t i = group * pair_group; i < (group + 1) * pair_group; ++i, out += numbers) {
-        const int64_t count = i < r ? here : 0;
-        std::copy_n(factor + i * d + j, count, out);
-        std::fill(out + count, out + numbers, Bf16{});
-      }
-    }
-  }
-}
 
 #if defined(__x86_64__)
 
@@ -62,6 +26,7 @@ bool has_pair_products() { return processor() >= Processor::avx512_bf16; }
 namespace {
 
 constexpr int group = pair_group;
+constexpr int64_t numbers = pair_numbers;
 constexpr int64_t sums_of_a_vector = 16;
 
 VENEER_PAIRS_INLINE __m512 plus_product(__m512 sum, __m512i a, __m512i b) {
@@ -279,7 +244,7 @@ VENEER_PAIRS void pair_dots(const Bf16* rows, int64_t n, int64_t d, const Bf16* 
 
 VENEER_PAIRS void pair_sums(const Bf16* left, int64_t r, const Bf16* rows, int64_t n, int64_t d, float* to,
                             bool accumulate) {
-  const int64_t left_row = 2 * groups_of(r) * group;
+  const int64_t left_row = 2 * pair_groups(r) * group;
   for (int64_t i = 0; i < r; i += group, left += int64_t{2} * group, to += group * d) {
     int64_t j = 0;
     for (; j + numbers <= d; j += numbers) {

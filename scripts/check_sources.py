@@ -9,7 +9,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 CODE = ("src", "include", "python", "tests", "benchmarks", "examples", "scripts", "cmake")
-SUFFIXES = {".h", ".cpp", ".cu", ".py", ".sh", ".cmake"}
+SUFFIXES = {".h", ".cpp", ".cu", ".cuh", ".py", ".sh", ".cmake"}
 
 # folder, includes that no file below it may have, why
 FORBIDDEN = [

@@ -12,7 +12,7 @@ import torch
 from torch import nn
 
 import veneer
-from veneer import AdditiveConfig, LoraConfig, SurmConfig, VeraConfig
+from veneer import AdditiveConfig, BottleneckConfig, LoraConfig, SurmAdapterConfig, SurmConfig, VeraConfig
 
 CASES = {
     "lora": (LoraConfig(target_modules=["0"], r=3), 12, 8),
@@ -76,10 +76,25 @@ for matrix in MERGED:
         name = f"{'dora ' if dora else ''}merged {matrix if isinstance(matrix, str) else ' '.join(map(str, matrix.values()))}"
         CASES[name] = (AdditiveConfig(target_modules=["0"], matrix=matrix, use_dora=dora, scaling=0.75), 12, 8)
 ADDED = [case for case in CASES if "dora" not in case]  # whose update is added to the base's output
+# At the layer's output, whatever the layer is: adapters with a nonlinearity.
+OUTPUT = {"target_modules": {"output": ["0"]}}
+HIDDEN = {
+    "surm adapter": (SurmAdapterConfig(**OUTPUT, dropout=0.25), 8, 12),
+    "surm adapter ldr": (SurmAdapterConfig(**OUTPUT, structure="ldr", scaling=0.75), 8, 12),
+    "surm adapter kronecker": (SurmAdapterConfig(**OUTPUT, structure="kronecker", use_bias=False), 8, 12),
+    "update of a state": (AdditiveConfig(**OUTPUT, matrix="dense", dropout=0.25), 8, 12),
+    "bottleneck": (BottleneckConfig(**OUTPUT, bottleneck_size=3, dropout=0.25, scaling=0.75), 8, 12),
+    "bottleneck circulant": (BottleneckConfig(**OUTPUT, bottleneck_size=3, matrix="circulant"), 8, 12),
+    "bottleneck low rank": (
+        BottleneckConfig(**OUTPUT, bottleneck_size=6, down_matrix={"name": "low_rank", "rank": 2}, use_bias=False),
+        8,
+        12,
+    ),
+}
 
 
 def make(case, dtype=torch.float32):
-    config, d_in, d_out = CASES[case]
+    config, d_in, d_out = (CASES | HIDDEN)[case]
     torch.manual_seed(0)
     model = veneer.get_peft_model(nn.Sequential(nn.Linear(d_in, d_out)).to(dtype), config, autocast_adapter_dtype=False)
     for parameter in trained(model):
@@ -112,7 +127,7 @@ def fused(y):
 def report(path):
     """What the subprocess below computes: every case, and under autocast too."""
     everything = {}
-    for case in CASES:
+    for case in CASES | HIDDEN:
         model, x = make(case)
         everything[case] = [fused(model(x)), results(model, x)]
         with torch.autocast("cpu", torch.bfloat16):
@@ -137,7 +152,7 @@ def test_the_composed_path_gives_the_same(tmp_path):
             torch.testing.assert_close(one, other, rtol=0, atol=(16 * unit * other.abs().max()).item())
 
 
-@pytest.mark.parametrize("case", ADDED)  # DoRA stops the norms' gradient
+@pytest.mark.parametrize("case", [*ADDED, *HIDDEN])  # DoRA stops the norms' gradient
 def test_second_derivatives(case):
     model, x = make(case, torch.float64)
     names = [name for name, p in model.named_parameters() if p.requires_grad]
@@ -184,7 +199,7 @@ def test_a_trained_base_gets_its_gradients(case):
     torch.testing.assert_close(layer.base_layer.weight.grad, x.sum(0).expand_as(layer.base_layer.weight))
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | HIDDEN)
 def test_threads_do_not_change_the_result(case):
     model, x = make(case)
     one = results(model, x)
@@ -193,7 +208,7 @@ def test_threads_do_not_change_the_result(case):
         torch.testing.assert_close(a, b, rtol=0, atol=1e-6 * a.abs().max().item())
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | HIDDEN)
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
 def test_16_bit_training(case, dtype):
     """No further from float64 than the composed formula in the same precision, within a few roundings."""
@@ -215,7 +230,7 @@ def test_16_bit_training(case, dtype):
         assert error < 4 * torch.finfo(dtype).eps
 
 
-@pytest.mark.parametrize("case", CASES)
+@pytest.mark.parametrize("case", CASES | HIDDEN)
 def test_empty_and_odd_inputs(case):
     model, x = make(case)
     y = model(x[:0])

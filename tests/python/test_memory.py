@@ -8,7 +8,16 @@ from models import scramble
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 
-from veneer import AdditiveConfig, BottleneckConfig, IA3Config, LoraConfig, SurmConfig, VeraConfig, get_peft_model
+from veneer import (
+    AdditiveConfig,
+    BottleneckConfig,
+    IA3Config,
+    LoraConfig,
+    SurmAdapterConfig,
+    SurmConfig,
+    VeraConfig,
+    get_peft_model,
+)
 
 N, D, O, R = 1000, 48, 72, 4  # rows, d_in, d_out, rank; gcd(D, O) = 24
 BYTES = 4
@@ -77,6 +86,12 @@ CASES = {
         BottleneckConfig(target_modules={"output": ["fc"]}, bottleneck_size=R),
         lambda g: False,
         lambda g: BYTES * N * (O + R),
+    ),
+    # z, and the state before its nonlinearity.
+    "surm adapter": (
+        SurmAdapterConfig(target_modules={"output": ["fc"]}),
+        lambda g: False,
+        lambda g: BYTES * N * 2 * O,
     ),
 }
 

@@ -234,8 +234,7 @@ __global__ void __launch_bounds__(threads, 1)
             matrix[i] = pack<T>(value(sum[at * 4 + i % 2 * 2], shift.x, 2 * eight),
                                 value(sum[at * 4 + i % 2 * 2 + 1], shift.y, 2 * eight + 1));
           }
-          const int chunk = (j + lane / 16) ^ (lane % 8);  // the 128-byte swizzle: of 16 bytes, by the row modulo 8
-          store_matrices(to + stored_row + chunk * 16, matrix[0], matrix[1], matrix[2], matrix[3]);
+          store_columns(to + stored_row, j, lane, matrix);
         }
         async_fence();
         warpgroup_sync(1 + group);

@@ -266,8 +266,7 @@ __global__ void __launch_bounds__(threads, 1)
         matrix[i] = pack<T>(call.second_scale * sum[at * 4 + half * 2] + (under.x + more.x),
                             call.second_scale * sum[at * 4 + half * 2 + 1] + (under.y + more.y));
       }
-      const int chunk = (j + lane / 16) ^ (lane % 8);  // the 128-byte swizzle: of 16 bytes, by the row modulo 8
-      store_matrices(to + stored_row + chunk * 16, matrix[0], matrix[1], matrix[2], matrix[3]);
+      store_columns(to + stored_row, j, lane, matrix);
     }
     async_fence();
     warpgroup_sync(1 + group);

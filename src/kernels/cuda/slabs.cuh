@@ -65,6 +65,13 @@ __device__ __forceinline__ void settle(float (&sum)[count]) {
 #pragma unroll
   for (float& value : sum) asm volatile("" : "+f"(value)::"memory");
 }
+
+// Two blocks of eight columns, from `eight` on, of the sixteen rows of a warp, into a slab: `to` is where row lane % 16
+// begins there; `blocks` are of the upper and lower eight rows, then of the next columns (hopper::store_matrices).
+__device__ __forceinline__ void store_columns(uint32_t to, int eight, int lane, const uint32_t (&blocks)[4]) {
+  const int chunk = (eight + lane / 16) ^ (lane % 8);  // the 128-byte swizzle: of 16 bytes, by the row modulo 8
+  hopper::store_matrices(to + chunk * 16, blocks[0], blocks[1], blocks[2], blocks[3]);
+}
 #endif
 
 using Encode = decltype(&cuTensorMapEncodeTiled);

@@ -29,15 +29,6 @@ struct Tiles {
     return cpu::in<float>(filters[which]) + r * filters[which].stride(0);
   }
 
-  // to = the transform by `there` of the signals of z, transformed by `here`, times w, cut to n.
-  void pass_on(const RowTransform& here, const RowTransform& there, const float* z, const float* w, bool conjugate,
-               float* to) const {
-    here.multiply(z, w, conjugate, /*accumulate=*/false, to);
-    here.inverse(to);
-    std::fill(to + n * RowTransform::rows, to + numbers(), 0.0F);
-    there.forward(to);
-  }
-
   template <class T>
   void product(const at::Tensor& x, const at::Tensor& y) const {
     const RowTransform &one = first.transform(), &two = second.transform();
@@ -46,7 +37,7 @@ struct Tiles {
       float *const inner = z + numbers(), *const sum = inner + numbers();
       cpu::read_blocks<T>(one, x, tile.begin, tile.rows, 1, z);
       for (int64_t r = 0; r < ranks(); ++r) {
-        pass_on(one, two, z, filter(0, r), /*conjugate=*/false, inner);
+        one.pass_on(two, z, filter(0, r), /*conjugate=*/false, n, inner);
         two.multiply(inner, filter(1, r), /*conjugate=*/false, /*accumulate=*/r > 0, sum);
       }
       cpu::write_blocks<T>(
@@ -66,11 +57,11 @@ struct Tiles {
       if (each > 0) cpu::read_blocks<T>(one, x, begin, rows, 1, zx);
       cpu::read_blocks<T>(two, dy, begin, rows, 1, zy);
       for (int64_t r = 0; r < ranks(); ++r, to += each * numbers()) {
-        pass_on(two, one, zy, filter(1, r), /*conjugate=*/true, inner);
+        two.pass_on(one, zy, filter(1, r), /*conjugate=*/true, n, inner);
         if (dx.defined()) one.multiply(inner, filter(0, r), /*conjugate=*/true, /*accumulate=*/r > 0, sum);
         if (each == 0) continue;
         one.correlate(zx, inner, to);
-        pass_on(one, two, zx, filter(0, r), /*conjugate=*/false, inner);
+        one.pass_on(two, zx, filter(0, r), /*conjugate=*/false, n, inner);
         two.correlate(inner, zy, to + numbers());
       }
       const auto back = [&](int64_t) { return sum; };

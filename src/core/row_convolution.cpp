@@ -4,21 +4,21 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <map>
 #include <memory>
 #include <mutex>
-#include <numbers>
+#include <vector>
 
 namespace veneer::cpu {
 
-RowConvolution::RowConvolution(int64_t length, bool negacyclic) : transform_(length, negacyclic) {
-  const auto& frequencies = transform_.frequencies();
-  order_ = at::empty({length}, at::kLong);
-  std::copy(frequencies.begin(), frequencies.end(), order_.mutable_data_ptr<int64_t>());
-  if (!negacyclic) return;
-  const at::Tensor angle = at::arange(length, at::kDouble) * (-std::numbers::pi / static_cast<double>(length));
-  twist_ = at::polar(at::ones_like(angle), angle).to(at::kComplexFloat);
-}
+using kernels::cpu::RowTransform;
+
+namespace {
+
+constexpr int64_t at_once = RowTransform::rows / 2;
+
+}  // namespace
 
 const RowConvolution& RowConvolution::of(int64_t length, bool negacyclic) {
   static std::mutex mutex;
@@ -30,15 +30,29 @@ const RowConvolution& RowConvolution::of(int64_t length, bool negacyclic) {
 }
 
 at::Tensor RowConvolution::filters(const at::Tensor& signals) const {
-  const at::Tensor real = signals.to(at::kFloat) / static_cast<double>(transform_.length());
-  const at::Tensor spectra = at::fft_fft(twist_.defined() ? real * twist_ : real);
-  return at::view_as_real(spectra.index_select(-1, order_)).contiguous();
+  const at::Tensor real = signals.to(at::kFloat).contiguous();
+  const int64_t length = transform_.length(), count = real.numel() / length;
+  std::vector<int64_t> shape = signals.sizes().vec();
+  shape.push_back(2);
+  at::Tensor result = at::empty(shape, real.options());
+  float* const z = room<float>(transform_.numbers(), 1);
+  for (int64_t i = 0; i < count; i += at_once) {
+    transform_.spectra(in<float>(real) + i * length, std::min(at_once, count - i), 1.0F / static_cast<float>(length), z,
+                       out<float>(result) + 2 * i * length);
+  }
+  return result;
 }
 
 at::Tensor RowConvolution::correlations(const at::Tensor& sums) const {
-  const at::Tensor spectra = at::view_as_complex(sums.sum(0));
-  const at::Tensor signals = at::fft_ifft(at::empty_like(spectra).index_copy_(-1, order_, spectra));
-  return at::real(twist_.defined() ? signals * twist_.conj() : signals).contiguous();
+  const at::Tensor spectra = sums.sum(0).contiguous();  // [*, length, 2]
+  const int64_t length = transform_.length(), count = spectra.numel() / (2 * length);
+  at::Tensor result = at::empty(spectra.sizes().slice(0, spectra.dim() - 1), spectra.options());
+  float* const z = room<float>(transform_.numbers(), 1);
+  for (int64_t i = 0; i < count; i += at_once) {
+    transform_.signals(in<float>(spectra) + 2 * i * length, std::min(at_once, count - i),
+                       1.0F / static_cast<float>(length), z, out<float>(result) + i * length);
+  }
+  return result;
 }
 
 }  // namespace veneer::cpu

@@ -28,11 +28,9 @@ class RowConvolution {
   at::Tensor correlations(const at::Tensor& sums) const;
 
  private:
-  RowConvolution(int64_t length, bool negacyclic);
+  RowConvolution(int64_t length, bool negacyclic) : transform_(length, negacyclic) {}
 
   kernels::cpu::RowTransform transform_;
-  at::Tensor order_;  // the frequency of each place
-  at::Tensor twist_;  // complex64 [length], where it is negacyclic
 };
 
 // The transformed tiles of n rows of x, one after another in z: block i has numbers i * length and on of a row, as far
@@ -43,8 +41,9 @@ void read_blocks(const kernels::cpu::RowTransform& transform, const at::Tensor& 
   const int64_t length = transform.length(), d = x.size(1);
   const float* const rows = widened(in<T>(x) + begin * d, n * d, 0);
   for (int64_t i = 0; i < blocks; ++i, z += transform.numbers()) {
-    transform.read(rows + i * length, n, std::clamp<int64_t>(d - i * length, 0, length), d, z);
-    transform.forward(z);
+    const int64_t width = std::clamp<int64_t>(d - i * length, 0, length);
+    transform.read(rows + i * length, n, width, d, z);
+    transform.forward(z, width);
   }
 }
 

@@ -2,93 +2,38 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cpu/row_transform.h"
 
+#include <algorithm>
 #include <cmath>
 #include <numbers>
 
 #include "kernels/cpu/processor.h"
-#include "kernels/cpu/vector.h"
-#include "kernels/fft.h"
 
 namespace veneer::kernels::cpu {
 namespace {
 
-using Pair = ComplexOf<Vector>;  // one number each of sixteen rows
-constexpr int64_t pair = RowTransform::rows;
-static_assert(pair == 2 * lanes);
-
-VENEER_INLINE void load_pair(Pair& v, const float* p) {
-  load(v.re, p);
-  load(v.im, p + lanes);
-}
-VENEER_INLINE void store_pair(float* p, const Pair& v) {
-  store(p, v.re);
-  store(p + lanes, v.im);
-}
-VENEER_INLINE Complex complex(const float* p) { return {p[0], p[1]}; }
-
-// One pass in place, see fft.h.
-template <int N, bool inverse>
-VENEER_INLINE void pass(float* z, int64_t d, int64_t length, const float* roots) {
-  const int64_t part = length / N;
-  for (int64_t start = 0; start < d; start += length) {
-    for (int64_t offset = 0; offset < part; ++offset) {
-      float* const at = z + (start + offset) * pair;
-      const float* const w = roots + 2 * int64_t{N - 1} * offset;
-      Pair v[N];
-      VENEER_UNROLL
-      for (int j = 0; j < N; ++j) load_pair(v[j], at + j * part * pair);
-      if constexpr (inverse) {
-        VENEER_UNROLL
-        for (int64_t j = 1; j < N; ++j) v[j] = v[j] * conj(complex(w + 2 * (j - 1)));
-        inverse_dft<N>(v);
-      } else {
-        dft<N>(v);
-        VENEER_UNROLL
-        for (int64_t j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
-      }
-      VENEER_UNROLL
-      for (int j = 0; j < N; ++j) store_pair(at + j * part * pair, v[j]);
-    }
-  }
-}
-
-template <bool inverse>
-VENEER_INLINE void any_pass(int radix, float* z, int64_t d, int64_t length, const float* roots) {
-  switch (radix) {
-    case 2: return pass<2, inverse>(z, d, length, roots);
-    case 3: return pass<3, inverse>(z, d, length, roots);
-    case 4: return pass<4, inverse>(z, d, length, roots);
-    case 5: return pass<5, inverse>(z, d, length, roots);
-    case 8: return pass<8, inverse>(z, d, length, roots);
-    default: return pass<7, inverse>(z, d, length, roots);
-  }
-}
-
-VENEER_CLONES void forward_pass(int radix, float* z, int64_t d, int64_t length, const float* roots) {
-  any_pass<false>(radix, z, d, length, roots);
-}
-VENEER_CLONES void inverse_pass(int radix, float* z, int64_t d, int64_t length, const float* roots) {
-  any_pass<true>(radix, z, d, length, roots);
-}
+static_assert(pair == RowTransform::rows);
 
 // Half a tile: up to eight rows into lanes, `half` floats after those of the other half.
-VENEER_INLINE void read(const float* x, int64_t n, int64_t width, int64_t stride, int64_t length, float* z) {
+VENEER_INLINE void read(const float* x, int64_t n, int64_t width, int64_t stride, float* z) {
   int64_t k = 0;
   for (; k + lanes <= width; k += lanes) {
     Vector v[lanes];
-    for (int64_t i = 0; i < lanes; ++i) v[i] = Vector{};
     if (n == lanes) {
       VENEER_UNROLL
       for (int i = 0; i < lanes; ++i) load(v[i], x + i * stride + k);
     } else {
-      for (int64_t i = 0; i < n; ++i) load(v[i], x + i * stride + k);
+      VENEER_UNROLL
+      for (int i = 0; i < lanes; ++i) {
+        v[i] = Vector{};
+        if (i < n) load(v[i], x + i * stride + k);
+      }
     }
     transpose(v);
     VENEER_UNROLL
     for (int i = 0; i < lanes; ++i) store(z + (k + i) * pair, v[i]);
   }
-  for (; k < length; ++k) {
-    for (int64_t i = 0; i < lanes; ++i) z[k * pair + i] = i < n && k < width ? x[i * stride + k] : 0.0F;
+  for (; k < width; ++k) {
+    for (int64_t i = 0; i < lanes; ++i) z[k * pair + i] = i < n ? x[i * stride + k] : 0.0F;
   }
 }
 
@@ -111,8 +56,8 @@ VENEER_INLINE void write(const float* z, float* y, int64_t n, int64_t width, int
   }
 }
 
-VENEER_CLONES void read_half(const float* x, int64_t n, int64_t width, int64_t stride, int64_t length, float* z) {
-  read(x, n, width, stride, length, z);
+VENEER_CLONES void read_half(const float* x, int64_t n, int64_t width, int64_t stride, float* z) {
+  read(x, n, width, stride, z);
 }
 VENEER_CLONES void write_half(const float* z, float* y, int64_t n, int64_t width, int64_t stride) {
   write(z, y, n, width, stride);
@@ -175,7 +120,7 @@ RowTransform::RowTransform(int64_t length, bool negacyclic) : length_(length) {
   int64_t piece = length;
   for (int i = 0; i < radices.count; ++i) {
     const int radix = radices.radix[i];
-    Pass one{radix, piece, {}};
+    RowPass one{radix, piece, {}};
     for (int64_t offset = 0; offset < piece / radix; ++offset) {
       for (int64_t j = 1; j < radix; ++j) {
         const double angle =
@@ -187,9 +132,6 @@ RowTransform::RowTransform(int64_t length, bool negacyclic) : length_(length) {
     passes_.push_back(std::move(one));
     piece /= radix;
   }
-  for (int64_t place = 0; place < length; ++place) {
-    frequencies_.push_back(frequency(radices, static_cast<int>(length), static_cast<int>(place)));
-  }
   for (int64_t j = 0; negacyclic && j < length; ++j) {
     const double angle = -std::numbers::pi * static_cast<double>(j) / static_cast<double>(length);
     twist_.push_back(static_cast<float>(std::cos(angle)));
@@ -199,8 +141,8 @@ RowTransform::RowTransform(int64_t length, bool negacyclic) : length_(length) {
 
 void RowTransform::read(const float* x, int64_t n, int64_t width, int64_t stride, float* z) const {
   const int64_t first = n < lanes ? n : lanes;
-  read_half(x, first, width, stride, length_, z);
-  read_half(x + first * stride, n - first, width, stride, length_, z + lanes);
+  read_half(x, first, width, stride, z);
+  read_half(x + first * stride, n - first, width, stride, z + lanes);
 }
 
 void RowTransform::write(const float* z, float* y, int64_t n, int64_t width, int64_t stride) const {
@@ -209,16 +151,51 @@ void RowTransform::write(const float* z, float* y, int64_t n, int64_t width, int
   write_half(z + lanes, y + first * stride, n - first, width, stride);
 }
 
-void RowTransform::forward(float* z) const {
-  if (!twist_.empty()) multiply_cloned(z, twist_.data(), /*conjugate=*/false, /*accumulate=*/false, z, length_);
-  for (const Pass& one : passes_) forward_pass(one.radix, z, length_, one.length, one.roots.data());
+void RowTransform::forward(float* z, int64_t width) const {
+  if (passes_.empty() && width == 0) std::fill(z, z + numbers(), 0.0F);
+  forward_passes(begin(), end(), z, width, twist());
 }
 
-void RowTransform::inverse(float* z) const {
-  for (auto one = passes_.rbegin(); one != passes_.rend(); ++one) {
-    inverse_pass(one->radix, z, length_, one->length, one->roots.data());
+void RowTransform::inverse(float* z) const { inverse_passes(begin(), end(), z, twist()); }
+
+void RowTransform::pass_on(const RowTransform& there, const float* z, const float* w, bool conjugate, int64_t kept,
+                           float* out) const {
+  if (passes_.empty()) return multiply(z, w, conjugate, /*accumulate=*/false, out);  // of single numbers
+  const int64_t part = length_ / passes_[0].radix;
+  for (int64_t i = 0; i < length_; i += part) {
+    multiply_cloned(z + i * pair, w + 2 * i, conjugate, /*accumulate=*/false, out + i * pair, part);
+    inverse_passes(begin() + 1, end(), out + i * pair, nullptr);
   }
-  if (!twist_.empty()) multiply_cloned(z, twist_.data(), /*conjugate=*/true, /*accumulate=*/false, z, length_);
+  // One twist at most is left of the two, which are of one length.
+  const bool untwists = twist() != nullptr && there.twist() == nullptr;
+  const bool twists = twist() == nullptr && there.twist() != nullptr;
+  turning_pass(passes_[0], out, kept, untwists ? twist() : twists ? there.twist() : nullptr, untwists);
+  for (int64_t i = 0; i < length_; i += part) forward_passes(begin() + 1, end(), out + i * pair, part, nullptr);
+}
+
+// Of a pair of rows the second is zero.
+void RowTransform::spectra(const float* signals, int64_t n, float scale, float* z, float* out) const {
+  read(signals, n, length_, length_, z);
+  forward(z, length_);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t k = 0; k < length_; ++k, out += 2) {
+      out[0] = scale * z[k * pair + i];
+      out[1] = scale * z[k * pair + lanes + i];
+    }
+  }
+}
+
+void RowTransform::signals(const float* spectra, int64_t n, float scale, float* z, float* out) const {
+  for (int64_t i = 0; i < lanes; ++i) {
+    for (int64_t k = 0; k < length_; ++k) {
+      z[k * pair + i] = i < n ? spectra[2 * (i * length_ + k)] : 0.0F;
+      z[k * pair + lanes + i] = i < n ? spectra[2 * (i * length_ + k) + 1] : 0.0F;
+    }
+  }
+  inverse(z);
+  for (int64_t i = 0; i < n; ++i) {
+    for (int64_t k = 0; k < length_; ++k) *out++ = scale * z[k * pair + i];
+  }
 }
 
 void RowTransform::multiply(const float* z, const float* w, bool conjugate, bool accumulate, float* out) const {

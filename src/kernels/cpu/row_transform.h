@@ -13,6 +13,8 @@
 #include <cstdint>
 #include <vector>
 
+#include "kernels/cpu/row_passes.h"
+
 namespace veneer::kernels::cpu {
 
 // Of one length; immutable. A tile z is `rows` rows in either domain, [length, 2, rows / 2] numbers.
@@ -26,33 +28,36 @@ class RowTransform {
   explicit RowTransform(int64_t length, bool negacyclic = false);
 
   int64_t length() const { return length_; }
-  // The frequency of each place of a tile that is transformed: that of exp(-2 pi i j k / length) after the twist.
-  const std::vector<int32_t>& frequencies() const { return frequencies_; }
-
-  // A tile from n rows, at most `rows`, of `width` numbers, `stride` apart, the rest zeros; and the rows from it.
+  // The first `width` places of a tile from n rows, at most `rows`, of as many numbers, `stride` apart; and the rows
+  // from it.
   void read(const float* x, int64_t n, int64_t width, int64_t stride, float* z) const;
   void write(const float* z, float* y, int64_t n, int64_t width, int64_t stride) const;
-  // A tile transformed in place, and back, `length` times too large.
-  void forward(float* z) const;
+  // A tile transformed in place, from `width` on taken for zeros; and back, `length` times too large.
+  void forward(float* z, int64_t width) const;
   void inverse(float* z) const;
   // out = or += z w, or z conj(w), w a spectrum, complex [length], in the order of the tile's; out may be z.
   void multiply(const float* z, const float* w, bool conjugate, bool accumulate, float* out) const;
+  // The spectra of n real signals [length], at most `rows` / 2, in the order of the tile's: complex [n, length], times
+  // `scale`; and the real parts of the signals of spectra, likewise. In a tile z.
+  void spectra(const float* signals, int64_t n, float scale, float* z, float* out) const;
+  void signals(const float* spectra, int64_t n, float scale, float* z, float* out) const;
+  // out = the transform by `there`, of the same length, of the signals of z w, or z conj(w), their first `kept` numbers
+  // and then zeros.
+  void pass_on(const RowTransform& there, const float* z, const float* w, bool conjugate, int64_t kept,
+               float* out) const;
   // sums += conj(x) y, each lane for itself: a tile.
   void correlate(const float* x, const float* y, float* sums) const;
   // out += the sums over the lanes of a tile: complex [length], in the tile's order.
   void add_lanes(const float* sums, float* out) const;
 
  private:
-  struct Pass {
-    int radix;
-    int64_t length;            // of the pieces that it splits
-    std::vector<float> roots;  // of each place in the first part, powers 1 to radix - 1: complex
-  };
+  const RowPass* begin() const { return passes_.data(); }
+  const RowPass* end() const { return passes_.data() + passes_.size(); }
+  const float* twist() const { return twist_.empty() ? nullptr : twist_.data(); }
 
   int64_t length_;
-  std::vector<Pass> passes_;
-  std::vector<int32_t> frequencies_;  // of the places
-  std::vector<float> twist_;          // complex [length], of negacyclic ones
+  std::vector<RowPass> passes_;
+  std::vector<float> twist_;  // complex [length], of negacyclic ones
 };
 
 }  // namespace veneer::kernels::cpu

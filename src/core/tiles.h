@@ -40,13 +40,18 @@ T* out(const at::Tensor& t) {
   return static_cast<T*>(t.mutable_data_ptr());
 }
 
-// Room for a tile of one thread, kept for its next one; there are a few, by number.
+// Room for a tile of one thread, kept for its next one; there are a few, by number. It begins with a line of the cache,
+// which vectors would else straddle.
 template <class T>
 T* room(int64_t numbers, size_t which) {
-  static thread_local std::vector<T> rooms[4];
+  struct alignas(64) Line {
+    T numbers[64 / sizeof(T)];
+  };
+  static thread_local std::vector<Line> rooms[4];
   auto& room = rooms[which];
-  if (std::ssize(room) < numbers) room.resize(static_cast<size_t>(numbers));
-  return room.data();
+  const auto lines = static_cast<size_t>(numbers * int64_t{sizeof(T)} + 63) / 64;
+  if (room.size() < lines) room.resize(lines);
+  return reinterpret_cast<T*>(room.data());
 }
 
 // Numbers as float32: themselves, or in a room.

@@ -10,6 +10,7 @@
 
 #include <cmath>
 #include <cstdint>
+#include <initializer_list>
 
 #include "kernels/seeded_dropout.h"  // VENEER_HOST_DEVICE
 #include "kernels/unroll.h"

@@ -76,18 +76,16 @@ class Scores:
 
 
 def task_table(scores: Scores, task: str, order: list[str]) -> list[str]:
-    """One row a contender, by trained parameters."""
+    """One row for each contender that has been judged, by trained parameters."""
     metric = TASKS[task].metric_name
     lines = [
         f"| contender | trained parameters without the head | learning rate | {metric} |",
         "|---|---:|---:|---:|",
     ]
-    for contender in sorted((c for c in order if c in scores.counts), key=scores.counts.__getitem__):
-        cells = ["-", "-"]
-        if (task, contender) in scores.of:
-            mean, deviation = scores.spread(task, contender)
-            cells = [scores.rate[task, contender], f"{mean:.1f} ± {deviation:.1f}"]
-        lines.append(f"| {name_of(contender)} | {scores.counts[contender]:,} | {' | '.join(cells)} |")
+    for contender in sorted((c for c in order if (task, c) in scores.of), key=scores.counts.__getitem__):
+        mean, deviation = scores.spread(task, contender)
+        cells = [f"{scores.counts[contender]:,}", scores.rate[task, contender], f"{mean:.1f} ± {deviation:.1f}"]
+        lines.append(f"| {name_of(contender)} | {' | '.join(cells)} |")
     return [*lines, ""]
 
 

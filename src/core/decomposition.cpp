@@ -87,8 +87,7 @@ std::vector<at::Tensor> Decomposition::backward(const at::Tensor& dy, const Drop
   const bool merged = update.merges(x, base);  // then the rows of the sum are scaled, not dy
   const Rescaled found = rescaled_pullback(dy, y, base.bias, gain, /*wants_y=*/!merged);
   auto gradients = update.backward(merged ? dy : found.y, x, base, kept, wants_x, merged ? gain : at::Tensor());
-  const size_t place = params.place("magnitude");
-  if (params.specs()[place].trainable) gradients[place] = as(found.gain / n, params.tensors()[place]);
+  set_gradient(gradients, params, "magnitude", found.gain / n);
   return gradients;
 }
 

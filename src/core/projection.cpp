@@ -49,20 +49,15 @@ std::vector<at::Tensor> Projection::backward(const at::Tensor& dy, const Dropped
                                              bool wants_x) const {
   const Params own = this->own(params);
   auto gradients = Update(*matrix_, own, scale()).backward(dy, x, {{}, residual, {}}, kept, wants_x);
-  if (bias_ && !dy.is_meta()) set_bias(gradients, params, sum_of_rows(dy));
+  if (bias_ && !dy.is_meta()) set_gradient(gradients, own, "bias", times(sum_of_rows(dy), scale_));
   return gradients;
 }
 
 std::vector<at::Tensor> Projection::gradients(const Recorded& own, const at::Tensor& dense, const at::Tensor& bias,
                                               const Params& params) const {
   auto gradients = own.gradients({dense});
-  if (bias_) set_bias(gradients, params, bias);
+  if (bias_) set_gradient(gradients, this->own(params), "bias", times(bias, scale_));
   return gradients;
-}
-
-void Projection::set_bias(std::vector<at::Tensor>& gradients, const Params& params, const at::Tensor& gradient) const {
-  const size_t place = own(params).place("bias");
-  if (params.specs()[place].trainable) gradients[place] = as(times(gradient, scale_), params.tensors()[place]);
 }
 
 }  // namespace veneer

@@ -49,7 +49,6 @@ class Projection {
 
  private:
   Params own(const Params& params) const { return params.scoped(prefix_); }
-  void set_bias(std::vector<at::Tensor>& gradients, const Params& params, const at::Tensor& gradient) const;
 
   std::string prefix_;
   std::shared_ptr<const Matrix> matrix_;

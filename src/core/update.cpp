@@ -29,6 +29,11 @@ bool as_dense(const Matrix& matrix, const at::Tensor& x) {
 
 }  // namespace
 
+void set_gradient(Tensors& gradients, const Params& params, const char* name, const at::Tensor& gradient) {
+  const size_t place = params.place(name);
+  if (params.specs()[place].trainable) gradients[place] = as(gradient, params.tensors()[place]);
+}
+
 Tensors Update::factors() const {
   return matrix_.form() == Matrix::Form::factors ? matrix_.prepare(params_) : Tensors();
 }

@@ -53,4 +53,8 @@ class Update {
   double scale_;
 };
 
+// Sets the gradient of the parameter called `name`, in its dtype, unless it is frozen.
+void set_gradient(std::vector<at::Tensor>& gradients, const Params& params, const char* name,
+                  const at::Tensor& gradient);
+
 }  // namespace veneer

@@ -208,4 +208,17 @@ VENEER_HOST_DEVICE inline void butterfly(Complex* z, int index, int length) {
   for (int j = 0, place = 0; j < N; ++j, place += stride) z[place] = v[j];
 }
 
+// The same by its radix, one of radices_of.
+template <bool inverse>
+VENEER_HOST_DEVICE inline void any_butterfly(Complex* z, int index, int radix, int length) {
+  switch (radix) {
+    case 2: butterfly<2, inverse>(z, index, length); break;
+    case 3: butterfly<3, inverse>(z, index, length); break;
+    case 4: butterfly<4, inverse>(z, index, length); break;
+    case 5: butterfly<5, inverse>(z, index, length); break;
+    case 7: butterfly<7, inverse>(z, index, length); break;
+    default: butterfly<8, inverse>(z, index, length);
+  }
+}
+
 }  // namespace veneer::kernels

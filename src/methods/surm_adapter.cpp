@@ -51,10 +51,7 @@ class SurmAdapter final : public Method {
     const at::Tensor dh = activate_pullback(activation_, kept[0], da).contiguous();
     auto gradients =
         projection_.backward(dh, {in.x, in.seed, dropout_}, in.y, params, {kept.begin() + 1, kept.end()}, wants_x);
-    if (bias_) {
-      const size_t place = params.place("adapter_bias");
-      if (params.specs()[place].trainable) gradients[place] = as(sum_of_rows(da), params.tensors()[place]);
-    }
+    if (bias_) set_gradient(gradients, params, "adapter_bias", sum_of_rows(da));
     return gradients;
   }
 

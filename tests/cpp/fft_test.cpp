@@ -65,16 +65,7 @@ TYPED_TEST(Butterflies, AreTheDefinition) {
 
 template <bool inverse>
 void run_pass(Complex* z, int radix, int length, int d) {
-  for (int i = 0; i < d / radix; ++i) {
-    switch (radix) {
-      case 2: butterfly<2, inverse>(z, i, length); break;
-      case 3: butterfly<3, inverse>(z, i, length); break;
-      case 4: butterfly<4, inverse>(z, i, length); break;
-      case 5: butterfly<5, inverse>(z, i, length); break;
-      case 7: butterfly<7, inverse>(z, i, length); break;
-      default: butterfly<8, inverse>(z, i, length);
-    }
-  }
+  for (int i = 0; i < d / radix; ++i) any_butterfly<inverse>(z, i, radix, length);
 }
 
 TEST(Passes, LeaveTheSpectrumInTheirOrder) {

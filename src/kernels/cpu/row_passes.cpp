@@ -8,141 +8,129 @@ namespace {
 // A piece so long and its roots stay in the first-level cache: its passes follow one another.
 constexpr int64_t cached = 256;
 
-// One pass in place, see fft.h. The twist is of a pass over one piece, a whole tile.
-template <int N, bool inverse, bool twisted>
-VENEER_INLINE void pass(float* z, int64_t d, int64_t length, const float* roots, const float* twist) {
-  const int64_t part = length / N;
-  for (int64_t start = 0; start < d; start += length) {
+// A butterfly with its roots w, forward and back; see fft.h.
+template <int N>
+VENEER_INLINE void split(Pair (&v)[N], const float* w) {
+  dft<N>(v);
+  VENEER_UNROLL
+  for (int64_t j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
+}
+template <int N>
+VENEER_INLINE void join(Pair (&v)[N], const float* w) {
+  VENEER_UNROLL
+  for (int64_t j = 1; j < N; ++j) v[j] = v[j] * conj(complex(w + 2 * (j - 1)));
+  inverse_dft<N>(v);
+}
+
+template <int N>
+VENEER_INLINE void load_all(Pair (&v)[N], const float* at, int64_t part) {
+  VENEER_UNROLL
+  for (int j = 0; j < N; ++j) load_pair(v[j], at + j * part * pair);
+}
+template <int N>
+VENEER_INLINE void store_all(float* at, int64_t part, const Pair (&v)[N]) {
+  VENEER_UNROLL
+  for (int j = 0; j < N; ++j) store_pair(at + j * part * pair, v[j]);
+}
+// Numbers `part` apart times the twist, the first at its place, or its conjugate.
+template <int N>
+VENEER_INLINE void turn(Pair (&v)[N], const float* twist, int64_t part, float sign) {
+  VENEER_UNROLL
+  for (int64_t j = 0; j < N; ++j) {
+    const float* const factor = twist + 2 * j * part;
+    v[j] = v[j] * Complex{factor[0], sign * factor[1]};
+  }
+}
+// Zeros for those whose place, `offset` and on, is not below `width`; and the same without looking at what stands
+// there.
+template <int N>
+VENEER_INLINE void cut(Pair (&v)[N], int64_t offset, int64_t part, int64_t width) {
+  VENEER_UNROLL
+  for (int64_t j = 0; j < N; ++j) {
+    if (offset + j * part >= width) v[j] = Pair{};
+  }
+}
+template <int N>
+VENEER_INLINE void load_cut(Pair (&v)[N], const float* at, int64_t offset, int64_t part, int64_t width) {
+  VENEER_UNROLL
+  for (int64_t j = 0; j < N; ++j) {
+    v[j] = Pair{};
+    if (offset + j * part < width) load_pair(v[j], at + j * part * pair);
+  }
+}
+
+// One pass in place, over the pieces of a tile of d places.
+template <bool inverse>
+struct Pass {
+  template <int N>
+  VENEER_INLINE static void run(float* z, int64_t d, int64_t length, const float* roots) {
+    const int64_t part = length / N;
+    for (int64_t start = 0; start < d; start += length) {
+      for (int64_t offset = 0; offset < part; ++offset) {
+        float* const at = z + (start + offset) * pair;
+        const float* const w = roots + 2 * int64_t{N - 1} * offset;
+        Pair v[N];
+        load_all<N>(v, at, part);
+        inverse ? join<N>(v, w) : split<N>(v, w);
+        store_all<N>(at, part, v);
+      }
+    }
+  }
+};
+
+// A pass at the signal, over a whole tile: back to it or from it on, or both; at it, the twist and what is cut.
+template <bool back, bool on>
+struct Signal {
+  template <int N>
+  VENEER_INLINE static void run(float* z, int64_t length, const float* roots, int64_t width, const float* twist,
+                                float sign) {
+    const int64_t part = length / N;
     for (int64_t offset = 0; offset < part; ++offset) {
-      float* const at = z + (start + offset) * pair;
+      float* const at = z + offset * pair;
       const float* const w = roots + 2 * int64_t{N - 1} * offset;
       Pair v[N];
-      VENEER_UNROLL
-      for (int j = 0; j < N; ++j) load_pair(v[j], at + j * part * pair);
-      if constexpr (inverse) {
-        VENEER_UNROLL
-        for (int64_t j = 1; j < N; ++j) v[j] = v[j] * conj(complex(w + 2 * (j - 1)));
-        inverse_dft<N>(v);
-        if constexpr (twisted) {
-          VENEER_UNROLL
-          for (int64_t j = 0; j < N; ++j) v[j] = v[j] * conj(complex(twist + 2 * (offset + j * part)));
-        }
+      if (back) {
+        load_all<N>(v, at, part);
+        join<N>(v, w);
       } else {
-        if constexpr (twisted) {
-          VENEER_UNROLL
-          for (int64_t j = 0; j < N; ++j) v[j] = v[j] * complex(twist + 2 * (offset + j * part));
-        }
-        dft<N>(v);
-        VENEER_UNROLL
-        for (int64_t j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
+        load_cut<N>(v, at, offset, part, width);
       }
-      VENEER_UNROLL
-      for (int j = 0; j < N; ++j) store_pair(at + j * part * pair, v[j]);
+      if (twist != nullptr) turn<N>(v, twist + 2 * offset, part, sign);
+      if (back && on) cut<N>(v, offset, part, width);
+      if (on) split<N>(v, w);
+      store_all<N>(at, part, v);
     }
   }
-}
+};
 
-// The first forward pass, over a tile whose places from `width` on are zeros, whatever stands there.
-template <int N>
-VENEER_INLINE void begin(float* z, int64_t length, const float* roots, int64_t width, const float* twist) {
-  const int64_t part = length / N;
-  for (int64_t offset = 0; offset < part; ++offset) {
-    float* const at = z + offset * pair;
-    const float* const w = roots + 2 * int64_t{N - 1} * offset;
-    Pair v[N];
-    VENEER_UNROLL
-    for (int64_t j = 0; j < N; ++j) {
-      v[j] = Pair{};
-      if (offset + j * part >= width) continue;
-      load_pair(v[j], at + j * part * pair);
-      if (twist != nullptr) v[j] = v[j] * complex(twist + 2 * (offset + j * part));
-    }
-    dft<N>(v);
-    VENEER_UNROLL
-    for (int64_t j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
-    VENEER_UNROLL
-    for (int j = 0; j < N; ++j) store_pair(at + j * part * pair, v[j]);
-  }
-}
-
-template <int N>
-VENEER_INLINE void turn(float* z, int64_t length, const float* roots, int64_t kept, const float* twist,
-                        float conjugate) {
-  const int64_t part = length / N;
-  for (int64_t offset = 0; offset < part; ++offset) {
-    float* const at = z + offset * pair;
-    const float* const w = roots + 2 * int64_t{N - 1} * offset;
-    Pair v[N];
-    VENEER_UNROLL
-    for (int j = 0; j < N; ++j) load_pair(v[j], at + j * part * pair);
-    VENEER_UNROLL
-    for (int64_t j = 1; j < N; ++j) v[j] = v[j] * conj(complex(w + 2 * (j - 1)));
-    inverse_dft<N>(v);
-    if (twist != nullptr) {
-      VENEER_UNROLL
-      for (int64_t j = 0; j < N; ++j) {
-        const float* const factor = twist + 2 * (offset + j * part);
-        v[j] = v[j] * Complex{factor[0], conjugate * factor[1]};
-      }
-    }
-    VENEER_UNROLL
-    for (int64_t j = 0; j < N; ++j) {
-      if (offset + j * part >= kept) v[j] = Pair{};
-    }
-    dft<N>(v);
-    VENEER_UNROLL
-    for (int64_t j = 1; j < N; ++j) v[j] = v[j] * complex(w + 2 * (j - 1));
-    VENEER_UNROLL
-    for (int j = 0; j < N; ++j) store_pair(at + j * part * pair, v[j]);
-  }
-}
-
-template <bool inverse, bool twisted>
-VENEER_INLINE void any_pass(int radix, float* z, int64_t d, int64_t length, const float* roots, const float* twist) {
+template <class What, class... Arguments>
+VENEER_INLINE void with_radix(int radix, Arguments... arguments) {
   switch (radix) {
-    case 2: return pass<2, inverse, twisted>(z, d, length, roots, twist);
-    case 3: return pass<3, inverse, twisted>(z, d, length, roots, twist);
-    case 4: return pass<4, inverse, twisted>(z, d, length, roots, twist);
-    case 5: return pass<5, inverse, twisted>(z, d, length, roots, twist);
-    case 8: return pass<8, inverse, twisted>(z, d, length, roots, twist);
-    default: return pass<7, inverse, twisted>(z, d, length, roots, twist);
+    case 2: return What::template run<2>(arguments...);
+    case 3: return What::template run<3>(arguments...);
+    case 4: return What::template run<4>(arguments...);
+    case 5: return What::template run<5>(arguments...);
+    case 8: return What::template run<8>(arguments...);
+    default: return What::template run<7>(arguments...);
   }
 }
 
 VENEER_CLONES void forward_pass(int radix, float* z, int64_t d, int64_t length, const float* roots) {
-  any_pass<false, false>(radix, z, d, length, roots, nullptr);
+  with_radix<Pass<false>>(radix, z, d, length, roots);
 }
 VENEER_CLONES void inverse_pass(int radix, float* z, int64_t d, int64_t length, const float* roots) {
-  any_pass<true, false>(radix, z, d, length, roots, nullptr);
+  with_radix<Pass<true>>(radix, z, d, length, roots);
 }
-VENEER_CLONES void twisted_forward_pass(int radix, float* z, int64_t d, const float* roots, const float* twist) {
-  any_pass<false, true>(radix, z, d, d, roots, twist);
+VENEER_CLONES void pass_from_signal(int radix, float* z, int64_t length, const float* roots, int64_t width,
+                                    const float* twist) {
+  with_radix<Signal<false, true>>(radix, z, length, roots, width, twist, 1.0F);
 }
-VENEER_CLONES void begin_cloned(int radix, float* z, int64_t length, const float* roots, int64_t width,
-                                const float* twist) {
-  switch (radix) {
-    case 2: return begin<2>(z, length, roots, width, twist);
-    case 3: return begin<3>(z, length, roots, width, twist);
-    case 4: return begin<4>(z, length, roots, width, twist);
-    case 5: return begin<5>(z, length, roots, width, twist);
-    case 8: return begin<8>(z, length, roots, width, twist);
-    default: return begin<7>(z, length, roots, width, twist);
-  }
+VENEER_CLONES void pass_to_signal(int radix, float* z, int64_t length, const float* roots, const float* twist) {
+  with_radix<Signal<true, false>>(radix, z, length, roots, length, twist, -1.0F);
 }
-VENEER_CLONES void twisted_inverse_pass(int radix, float* z, int64_t d, const float* roots, const float* twist) {
-  any_pass<true, true>(radix, z, d, d, roots, twist);
-}
-
-VENEER_CLONES void turn_cloned(int radix, float* z, int64_t length, const float* roots, int64_t kept,
-                               const float* twist, float conjugate) {
-  switch (radix) {
-    case 2: return turn<2>(z, length, roots, kept, twist, conjugate);
-    case 3: return turn<3>(z, length, roots, kept, twist, conjugate);
-    case 4: return turn<4>(z, length, roots, kept, twist, conjugate);
-    case 5: return turn<5>(z, length, roots, kept, twist, conjugate);
-    case 8: return turn<8>(z, length, roots, kept, twist, conjugate);
-    default: return turn<7>(z, length, roots, kept, twist, conjugate);
-  }
+VENEER_CLONES void pass_by_signal(int radix, float* z, int64_t length, const float* roots, int64_t width,
+                                  const float* twist, float sign) {
+  with_radix<Signal<true, true>>(radix, z, length, roots, width, twist, sign);
 }
 
 }  // namespace
@@ -150,10 +138,8 @@ VENEER_CLONES void turn_cloned(int radix, float* z, int64_t length, const float*
 void forward_passes(const RowPass* first, const RowPass* end, float* z, int64_t width, const float* twist) {
   if (first == end) return;
   const int64_t length = first->length, part = length / first->radix;
-  if (width < length) {
-    begin_cloned(first->radix, z, length, first->roots.data(), width, twist);
-  } else if (twist != nullptr) {
-    twisted_forward_pass(first->radix, z, length, first->roots.data(), twist);
+  if (width < length || twist != nullptr) {
+    pass_from_signal(first->radix, z, length, first->roots.data(), width, twist);
   } else {
     forward_pass(first->radix, z, length, length, first->roots.data());
   }
@@ -175,14 +161,14 @@ void inverse_passes(const RowPass* first, const RowPass* end, float* z, const fl
     for (int64_t i = 0; i < length; i += part) inverse_passes(first + 1, end, z + i * pair, nullptr);
   }
   if (twist != nullptr) {
-    twisted_inverse_pass(first->radix, z, length, first->roots.data(), twist);
+    pass_to_signal(first->radix, z, length, first->roots.data(), twist);
   } else {
     inverse_pass(first->radix, z, length, length, first->roots.data());
   }
 }
 
 void turning_pass(const RowPass& pass, float* z, int64_t kept, const float* twist, bool conjugate) {
-  turn_cloned(pass.radix, z, pass.length, pass.roots.data(), kept, twist, conjugate ? -1.0F : 1.0F);
+  pass_by_signal(pass.radix, z, pass.length, pass.roots.data(), kept, twist, conjugate ? -1.0F : 1.0F);
 }
 
 }  // namespace veneer::kernels::cpu

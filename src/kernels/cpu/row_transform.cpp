@@ -166,10 +166,10 @@ void RowTransform::pass_on(const RowTransform& there, const float* z, const floa
     multiply_cloned(z + i * pair, w + 2 * i, conjugate, /*accumulate=*/false, out + i * pair, part);
     inverse_passes(begin() + 1, end(), out + i * pair, nullptr);
   }
-  // One twist at most is left of the two, which are of one length.
-  const bool untwists = twist() != nullptr && there.twist() == nullptr;
-  const bool twists = twist() == nullptr && there.twist() != nullptr;
-  turning_pass(passes_[0], out, kept, untwists ? twist() : twists ? there.twist() : nullptr, untwists);
+  // Of two twists, which are of one length, nothing is left.
+  const bool untwists = there.twist() == nullptr;
+  const bool both = twist() != nullptr && !untwists;
+  turning_pass(passes_[0], out, kept, both ? nullptr : untwists ? twist() : there.twist(), untwists);
   for (int64_t i = 0; i < length_; i += part) forward_passes(begin() + 1, end(), out + i * pair, part, nullptr);
 }
 

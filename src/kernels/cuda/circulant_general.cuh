@@ -12,16 +12,7 @@ constexpr int general_threads = 256;
 
 template <bool inverse>
 __device__ void run_pass(Complex* z, int radix, int length, int d) {
-  for (int i = threadIdx.x; i < d / radix; i += blockDim.x) {
-    switch (radix) {
-      case 2: butterfly<2, inverse>(z, i, length); break;
-      case 3: butterfly<3, inverse>(z, i, length); break;
-      case 4: butterfly<4, inverse>(z, i, length); break;
-      case 5: butterfly<5, inverse>(z, i, length); break;
-      case 7: butterfly<7, inverse>(z, i, length); break;
-      default: butterfly<8, inverse>(z, i, length);
-    }
-  }
+  for (int i = threadIdx.x; i < d / radix; i += blockDim.x) any_butterfly<inverse>(z, i, radix, length);
 }
 
 __device__ void transform(Complex* z, const Radices& radices, int d) {

@@ -6,7 +6,6 @@
 #include <c10/core/GradMode.h>
 #include <c10/core/impl/LocalDispatchKeySet.h>
 
-#include "core/rescaling.h"
 #include "core/update.h"
 #include "veneer/numeric.h"
 
@@ -35,7 +34,7 @@ device::RowNorms Decomposition::row_norms(const at::Tensor& weight, const Params
   const at::Tensor w = weight.detach();
   if (!composed && matrix_->form() == Matrix::Form::factors) {
     const auto factors = matrix_->prepare(params);
-    if (device::takes_thin(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__))) {
+    if (device::takes_row_norms(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__))) {
       return device::row_norms(w, factors[0], factors[1], scale_, smallest_norm, magnitudes);
     }
   }
@@ -84,10 +83,9 @@ std::vector<at::Tensor> Decomposition::backward(const at::Tensor& dy, const Drop
   const Update update(*matrix_, params, scale_);
   if (dy.is_meta()) return update.backward(dy, x, base, kept, wants_x);
   const at::Tensor &y = kept.end()[-3], &n = kept.end()[-2], &gain = kept.back();
-  const bool merged = update.merges(x, base);  // then the rows of the sum are scaled, not dy
-  const Rescaled found = rescaled_pullback(dy, y, base.bias, gain, /*wants_y=*/!merged);
-  auto gradients = update.backward(merged ? dy : found.y, x, base, kept, wants_x, merged ? gain : at::Tensor());
-  set_gradient(gradients, params, "magnitude", found.gain / n);
+  auto gradients = update.backward(dy, x, base, kept, wants_x, {gain, y});
+  set_gradient(gradients, params, "magnitude", gradients.back() / n);
+  gradients.pop_back();
   return gradients;
 }
 

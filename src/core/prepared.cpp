@@ -99,37 +99,50 @@ std::vector<at::Tensor> Prepared::forward(const Dropped& x, const Base& base, co
   return with_gain({with_layer(sum, x, base)}, gain, bias);
 }
 
-std::vector<at::Tensor> Prepared::backward(const at::Tensor& dy, const Dropped& x, const Base& base,
-                                           const at::Tensor& h, const at::Tensor& gain, bool wants_x,
-                                           at::Tensor& dx) const {
+bool Prepared::in_product(const at::Tensor& dy, const Dropped& x, const Base& base) const {
+  if (form != Matrix::Form::factors || !base.weight.defined()) return false;
+  const int64_t rank = tensors[0].size(0);
+  return device::takes_extended(dy, base.weight, rank) && device::takes_extended_gradients(dy, base.weight, x, rank);
+}
+
+Prepared::Gradients Prepared::backward(const at::Tensor& dy, const Dropped& x, const Base& base, const at::Tensor& h,
+                                       const Gain& scaling, bool wants_x) const {
+  const at::Tensor& gain = scaling.g;
+  at::Tensor dx;
   switch (form) {
     case Matrix::Form::factors: {
       const at::Tensor a = as(tensors[0], dy), b = as(tensors[1], dy);
-      const at::Tensor factor = gain.defined() ? gained(b.clone(), gain) : b;
+      const at::Tensor own_gain = gain.defined() ? as(gain, dy) : gain;
+      const at::Tensor factor = gain.defined() ? b * own_gain.unsqueeze(1) : b;
       const auto [dh, db] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy));
+      if (wants_x && in_product(dy, x, base)) {
+        const auto found =
+            device::extended_gradients(dy, dh, {base.weight, x, a, rounded(0, dy), gain, scaling.y, base.bias});
+        return {{found.a, gained(db, rounded(1, dy) ? own_gain : gain)}, found.x, found.gain};
+      }
       if (wants_x && base.weight.defined() && device::takes_extended(dy, base.weight, dh.size(1)) &&
           device::takes_extended_mask(base.weight, x)) {
         dx = device::extended_turned(dy, base.weight, dh, a, x);
       } else if (wants_x) {
         dx = turned(dh, a, 1.0, x, dy, base);
       }
-      return {sum_rows(x, dh, 1.0, rounded(0, dy)), gained(db, gain)};
+      return {{sum_rows(x, dh, 1.0, rounded(0, dy)), gained(db, rounded(1, dy) ? own_gain : gain)}, dx, {}};
     }
     case Matrix::Form::dense: {
       const at::Tensor m = as(tensors[0], dy);
       if (!wants_x || !thin_input()) {
         if (wants_x) dx = turned(dy, m, scale, x, dy, base);
-        return {gained(sum_rows(x, dy, scale, rounded(0, dy)), gain)};
+        return {{gained(sum_rows(x, dy, scale, rounded(0, dy)), gain)}, dx, {}};
       }
       const auto [back, dm] = reduce_and_sum(dy, m.t(), x.part(0, dy.size(0)), scale, scale, rounded(0, dy));
       dx = with_layer_turned(plus(x.masked(back), base.y), dy, base);
-      return {gained(dm, gain)};
+      return {{gained(dm, gain)}, dx, {}};
     }
     case Matrix::Form::other: break;
   }
   Tensors sums = by_pullback(dy, x, gain, wants_x, dx);
   if (wants_x) dx = with_layer_turned(plus(dx, base.y), dy, base);
-  return sums;
+  return {std::move(sums), dx, {}};
 }
 
 std::vector<at::Tensor> Prepared::by_pullback(const at::Tensor& dy, const Dropped& x, const at::Tensor& gain,

@@ -20,6 +20,12 @@ struct Base {
   at::Tensor bias;    // [d_out], added in any case
 };
 
+// What lies above a base's bias was scaled.
+struct Gain {
+  at::Tensor g;  // [d_out], in float32 at least; undefined: nothing was
+  at::Tensor y;  // [N, d_out], the output without it
+};
+
 struct Prepared {
   const Matrix& matrix;
   Matrix::Form form;  // of the tensors: dense too where the dense matrix was made of another
@@ -28,10 +34,17 @@ struct Prepared {
 
   // As Update::forward.
   std::vector<at::Tensor> forward(const Dropped& x, const Base& base, const at::Tensor& gain) const;
-  // From dy [N, d_out] the gradients of the tensors; and where it is wanted, in dx, that of x, with base.y added. h:
-  // what forward kept of two factors.
-  std::vector<at::Tensor> backward(const at::Tensor& dy, const Dropped& x, const Base& base, const at::Tensor& h,
-                                   const at::Tensor& gain, bool wants_x, at::Tensor& dx) const;
+  struct Gradients {
+    std::vector<at::Tensor> tensors;
+    at::Tensor x;     // with base.y added
+    at::Tensor gain;  // where all come from one product
+  };
+  // Whether all gradients come from the layer's own product, which can do that on a GPU.
+  bool in_product(const at::Tensor& dy, const Dropped& x, const Base& base) const;
+  // From dy [N, d_out] the gradients of the tensors, and that of x where it is wanted. h: what forward kept of two
+  // factors. Where there is a gain, the layer's weight has it already, or all come from one product.
+  Gradients backward(const at::Tensor& dy, const Dropped& x, const Base& base, const at::Tensor& h, const Gain& gain,
+                     bool wants_x) const;
 
  private:
   // Dense, with the input the thin side.

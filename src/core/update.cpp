@@ -10,6 +10,7 @@
 #include "core/limits.h"
 #include "core/products.h"
 #include "core/recorded.h"
+#include "core/rescaling.h"
 #include "core/routes.h"
 #include "device/extended.h"
 #include "veneer/numeric.h"
@@ -37,8 +38,6 @@ void set_gradient(Tensors& gradients, const Params& params, const char* name, co
 Tensors Update::factors() const {
   return matrix_.form() == Matrix::Form::factors ? matrix_.prepare(params_) : Tensors();
 }
-
-bool Update::merges(const Dropped& x, const Base& base) const { return merges(x, base, factors()); }
 
 bool Update::merges(const Dropped& x, const Base& base, const Tensors& factors) const {
   return base.weight.defined() && !x.seed.defined() && !x.x.is_meta() &&
@@ -100,7 +99,7 @@ std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base, cons
 }
 
 std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x, const Base& base, const Tensors& kept,
-                                         bool wants_x, const at::Tensor& gain) const {
+                                         bool wants_x, const Gain& gain) const {
   if (dy.is_meta()) {
     Tensors gradients(params_.tensors().size());
     if (wants_x) gradients.push_back(at::empty_like(x.x));
@@ -111,20 +110,28 @@ std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x,
   const Recorded recorded(matrix_, params_, dense);
   const Tensors& prepared = recorded.prepared();
   const bool merged = merges(x, base, prepared);
-  Tensors sums;
-  at::Tensor dx;
+  Prepared::Gradients found;
   {
     const c10::NoGradGuard no_grad;
+    const Prepared update{matrix_, form, prepared, scale_};
+    const at::Tensor h = kept.empty() ? at::Tensor() : kept[0];
+    // The rows of the weight are scaled by a gain where that is made anew or all is one product, dy elsewhere.
+    Rescaled rescaled;
+    if (gain.g.defined() && (merged || !wants_x || !update.in_product(dy, x, base))) {
+      rescaled = rescaled_pullback(dy, gain.y, base.bias, gain.g, /*wants_y=*/!merged);
+    }
+    const at::Tensor& slopes = rescaled.y.defined() ? rescaled.y : dy;
+    found = update.backward(slopes, x, base, h, rescaled.y.defined() ? Gain() : gain, wants_x && !merged);
     if (merged && wants_x) {
       const at::Tensor all = form == Matrix::Form::dense ? base.weight.add(as(prepared[0], dy), scale_)
                                                          : matrix_.merged(base.weight, params_, scale_);
-      dx = at::mm(dy, gained(all, gain));
+      found.x = at::mm(dy, gained(all, gain.g));
     }
-    const at::Tensor h = kept.empty() ? at::Tensor() : kept[0];
-    sums = Prepared{matrix_, form, prepared, scale_}.backward(dy, x, base, h, gain, wants_x && !merged, dx);
+    if (rescaled.gain.defined()) found.gain = rescaled.gain;
   }
-  Tensors gradients = recorded.gradients(std::move(sums));
-  if (wants_x) gradients.push_back(dx);
+  Tensors gradients = recorded.gradients(std::move(found.tensors));
+  if (wants_x) gradients.push_back(found.x);
+  if (gain.g.defined()) gradients.push_back(found.gain);
   return gradients;
 }
 

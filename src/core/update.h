@@ -21,10 +21,6 @@ class Update {
  public:
   Update(const Matrix& matrix, const Params& params, double scale) : matrix_(matrix), params_(params), scale_(scale) {}
 
-  // Whether W + scale * M is built, which saves products: for many rows, not for factors of a low rank, whose products
-  // cost as little, and not in 16 bits, where a small update would be lost in the sum.
-  bool merges(const Dropped& x, const Base& base) const;
-
   // Whether rows such as x [N, d_in] are multiplied with the dense matrix, which they may be though it has a structure.
   bool multiplies_dense(const at::Tensor& x) const;
 
@@ -34,16 +30,16 @@ class Update {
 
   // From dy [N, d_out], contiguous, the gradients of the tensors of the parameters, in their order and dtypes,
   // undefined for frozen ones; and after them, where it is wanted, that of x, to which base.y [N, d_in] is then added,
-  // if it is defined. Where it merges, and only there, the rows of the layer's weight may be scaled by `gain` [d_out],
-  // in float32 at least.
+  // if it is defined. Where forward had a gain, its gradient comes last, in float32 at least.
   std::vector<at::Tensor> backward(const at::Tensor& dy, const Dropped& x, const Base& base,
-                                   const std::vector<at::Tensor>& kept, bool wants_x,
-                                   const at::Tensor& gain = {}) const;
+                                   const std::vector<at::Tensor>& kept, bool wants_x, const Gain& gain = {}) const;
 
  private:
   // What was prepared of two factors, nothing for other forms.
   std::vector<at::Tensor> factors() const;
-  // As above; `factors` are those, if the matrix has them.
+  // Whether W + scale * M is built, which saves products: for many rows, not for factors of a low rank, whose products
+  // cost as little, and not in 16 bits, where a small update would be lost in the sum. `factors`: if the matrix has
+  // them.
   bool merges(const Dropped& x, const Base& base, const std::vector<at::Tensor>& factors) const;
   // Which way forward goes, in words.
   std::string route(const Dropped& x, const Base& base, const std::vector<at::Tensor>& factors) const;

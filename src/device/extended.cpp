@@ -7,12 +7,22 @@
 #include "device/launch.h"
 #include "device/mask.h"
 #include "kernels/cuda/extended_product.h"
+#include "kernels/cuda/row_norms.h"
 
 namespace veneer::device {
 
 #if VENEER_WITH_CUDA
 
 namespace {
+
+at::Tensor scaled_rows(const at::Tensor& weight, const at::Tensor& gain) {
+  at::Tensor result = at::empty_like(weight);
+  const at::Tensor gains = gain.contiguous();
+  for_16_bit(weight.scalar_type(), [&]<class T>(T) {
+    check(cuda::scaled_rows(in<T>(weight), weight.size(0), weight.size(1), in<float>(gains), out<T>(result), stream()));
+  });
+  return result;
+}
 
 Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                const at::Tensor& bias, const at::Tensor& gain, const Dropped& mask, bool forward) {
@@ -62,6 +72,39 @@ at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const
   return product(dy, weight, h, p, {}, {}, mask, /*forward=*/false).y;
 }
 
+bool takes_extended_gradients(const at::Tensor& dy, const at::Tensor& weight, const Dropped& x, int64_t rank) {
+  return is_aligned(x.x) && takes_extended_mask(weight, x) &&
+         cuda::extended_sums_supported(dy.size(0), weight.size(1), rank);
+}
+
+ExtendedGradients extended_gradients(const at::Tensor& dy, const at::Tensor& dh, const ExtendedLayer& layer) {
+  const c10::cuda::CUDAGuard guard(dy.device());
+  const int64_t n = dy.size(0), d_out = dy.size(1), d_in = layer.weight.size(1), r = dh.size(1);
+  const bool gained = layer.gain.defined();
+  const auto type = dy.options(), wide = type.dtype(at::kFloat);
+  const ExtendedGradients result{at::empty({n, d_in}, type), at::empty({r, d_in}, layer.rounded ? type : wide),
+                                 gained ? at::empty({d_out}, wide) : at::Tensor()};
+  const at::Tensor weight = gained ? scaled_rows(layer.weight, layer.gain) : layer.weight;
+  const at::Tensor left = aligned(dh), factor = aligned(layer.a), shift = aligned(layer.bias);
+  const at::Tensor plain = gained ? aligned(layer.plain) : at::Tensor();
+  for_16_bit(dy.scalar_type(), [&]<class T>(T) {
+    cuda::ExtendedProduct<T> call{};
+    call.x = in<T>(dy), call.rows = n, call.depth = d_out;
+    call.w = in<T>(weight), call.columns = d_in;
+    call.h = in<T>(left), call.p = in<T>(factor), call.rank = r;
+    call.mask = mask_of(layer.x), call.kept_scale = static_cast<float>(kept_scale(layer.x));
+    call.y = out<T>(result.x), call.forward = false;
+    auto& sums = call.sums;
+    sums.other = in<T>(layer.x.x);
+    sums.plain = in<T>(plain), sums.plain_bias = in<T>(shift), sums.of_plain = out<float>(result.gain);
+    layer.rounded ? void(sums.rounded_of_other = out<T>(result.a)) : void(sums.of_other = out<float>(result.a));
+    const at::Tensor space = workspace(cuda::extended_sums_bytes(call, processors()), dy);
+    sums.workspace = space.mutable_data_ptr();
+    check(cuda::extended_product(call, stream()));
+  });
+  return result;
+}
+
 #else
 
 bool takes_extended(const at::Tensor&, const at::Tensor&, int64_t) { return false; }
@@ -76,6 +119,8 @@ bool takes_extended_mask(const at::Tensor&, const Dropped&) { return false; }
 at::Tensor extended_turned(const at::Tensor&, const at::Tensor&, const at::Tensor&, const at::Tensor&, const Dropped&) {
   absent();
 }
+bool takes_extended_gradients(const at::Tensor&, const at::Tensor&, const Dropped&, int64_t) { return false; }
+ExtendedGradients extended_gradients(const at::Tensor&, const at::Tensor&, const ExtendedLayer&) { absent(); }
 
 #endif
 

@@ -28,4 +28,25 @@ bool takes_extended_mask(const at::Tensor& weight, const Dropped& mask);
 at::Tensor extended_turned(const at::Tensor& dy, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                            const Dropped& mask);
 
+// What a layer with an update of two factors, a [r, d_in] the one that x is multiplied with, has for its gradients.
+struct ExtendedLayer {
+  const at::Tensor& weight;  // [d_out, d_in]
+  const Dropped& x;          // [N, d_in]
+  const at::Tensor& a;
+  bool rounded;  // whether the gradient of a is wanted in dy's dtype, not in float32
+  // Where what lies above the bias was scaled: gain [d_out] in float32, and the output without it [N, d_out].
+  const at::Tensor& gain;
+  const at::Tensor& plain;
+  const at::Tensor& bias;
+};
+struct ExtendedGradients {
+  at::Tensor x;     // [N, d_in] = dy (gain * weight) + dropout(dh a)
+  at::Tensor a;     // [r, d_in] = dh^T dropout(x)
+  at::Tensor gain;  // [d_out] = the sums over the rows of dy * (plain - bias), in float32; where there is a gain
+};
+// Whether all of them are taken in one product (kernels/cuda/extended_product.h), where takes_extended holds of dy.
+bool takes_extended_gradients(const at::Tensor& dy, const at::Tensor& weight, const Dropped& x, int64_t rank);
+// dy [N, d_out]; dh [N, r] = dy (gain * b), scaled as the update is.
+ExtendedGradients extended_gradients(const at::Tensor& dy, const at::Tensor& dh, const ExtendedLayer& layer);
+
 }  // namespace veneer::device

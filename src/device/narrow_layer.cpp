@@ -64,25 +64,44 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
   const c10::cuda::CUDAGuard guard(x.device());
   NarrowLayer::Gradients result;
   if (wants_x) result.x = at::empty_like(x);
-  const int64_t n = x.size(0), m = z.size(1);
-  const at::Tensor dz = at::empty_like(z), active = at::empty({n, m + 8}, z.options());
-  const at::Tensor sums_of_dz =
-      layer.down_bias.defined() ? at::empty({cuda::narrow_blocks(n), m}, z.options().dtype(at::kFloat)) : at::Tensor();
+  const int64_t n = x.size(0), m = z.size(1), d_out = dy.size(1);
+  const auto type = x.options(), wide = type.dtype(at::kFloat);
+  const at::Tensor dz = at::empty_like(z);
+  at::Tensor sums_of_dz, active, space;
   const at::Tensor down = aligned(layer.down), up = aligned(layer.up), slopes = aligned(dy), under = aligned(residual);
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
     auto call = product<T>(layer, slopes, z);
     call.forward = false;
-    call.dz = out<T>(dz), call.active = out<T>(active), call.dz_sums = out<float>(sums_of_dz);
+    call.dz = out<T>(dz);
     call.first = in<T>(up), call.first_scale = static_cast<float>(layer.up_scale);
     call.second = in<T>(down), call.second_scale = static_cast<float>(layer.down_scale);
     if (wants_x) call.base = in<T>(under), call.y = out<T>(result.x), call.columns = x.size(1);
+    if (layer.down_bias.defined()) {
+      sums_of_dz = at::empty({cuda::narrow_sums(call), m}, wide);
+      call.dz_sums = out<float>(sums_of_dz);
+    }
+    if (const int64_t bytes = cuda::narrow_sums_bytes(call); bytes > 0) {
+      space = workspace(bytes, x);
+      call.workspace = space.mutable_data_ptr();
+      result.up = at::empty({d_out, m}, layer.rounded ? type : wide);
+      layer.rounded ? void(call.rounded_up_sums = out<T>(result.up)) : void(call.up_sums = out<float>(result.up));
+      if (layer.up_bias.defined()) result.up_bias = at::empty({d_out}, wide);
+      call.dy_sums = out<float>(result.up_bias);
+    } else {
+      active = at::empty({n, m + 8}, type);
+      call.active = out<T>(active);
+    }
     check(cuda::narrow_product(call, stream()));
   });
-  const at::Tensor sums = at::mm(active.t(), slopes);  // row m, of ones: those of dy
-  result.up = scaled(sums.narrow(0, 0, m), layer.up_scale).t().contiguous();
-  if (layer.up_bias.defined()) result.up_bias = sums.select(0, m);
+  if (active.defined()) {
+    const at::Tensor sums = at::mm(active.t(), slopes);  // row m, of ones: those of dy
+    result.up = scaled(sums.narrow(0, 0, m), layer.up_scale).t().contiguous();
+    if (layer.up_bias.defined()) result.up_bias = sums.select(0, m);
+  }
   result.down = scaled(at::mm(dz.t(), x), layer.down_scale);
-  if (layer.down_bias.defined()) result.down_bias = sums_of_dz.sum(0);
+  if (layer.down_bias.defined()) {
+    result.down_bias = sums_of_dz.size(0) == 1 ? sums_of_dz.select(0, 0) : sums_of_dz.sum(0);
+  }
   return result;
 }
 

@@ -13,7 +13,7 @@ namespace veneer::device {
 // rows.
 bool takes_narrow(const at::Tensor& x, int64_t m, int64_t d_out);
 
-// As NarrowLayer's own, for x without dropout; the gradients in x's dtype.
+// As NarrowLayer's own, for x without dropout; the gradients of what is added up in float32 may stay so.
 NarrowLayer::Output narrow_forward(const NarrowLayer& layer, const at::Tensor& x, const at::Tensor& base);
 NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tensor& dy, const at::Tensor& x,
                                        const at::Tensor& z, const at::Tensor& residual, bool wants_x);

@@ -7,6 +7,7 @@
 #include "device/launch.h"
 #include "device/mask.h"
 #include "kernels/cuda/row_norms.h"
+#include "kernels/cuda/row_product.h"
 #include "kernels/cuda/thin_products.h"
 #include "veneer/dropout.h"
 #include "veneer/numeric.h"
@@ -43,6 +44,28 @@ std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& fac
   return {h, sums};
 }
 
+// Whether t [rows, columns] lies row by row, aligned.
+bool lies(const at::Tensor& t, int64_t row, int64_t column) {
+  return t.stride(1) == column && t.stride(0) == row && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
+}
+
+// The same as `reduced` where blocks with whole rows suit, which write no partial results; else undefined.
+at::Tensor reduced_by_rows(const at::Tensor& x, const at::Tensor& factor, double scale) {
+  const int64_t n = x.size(0), d = x.size(1), r = factor.size(0);
+  const int major = at::cuda::getDeviceProperties(x.get_device())->major;
+  const bool turned = !lies(factor, d, 1);
+  if (!cuda::row_product_supported(major, processors(), n, d, r) || !cuda::row_product_built() ||
+      (turned && !lies(factor, 1, r))) {
+    return {};
+  }
+  at::Tensor h = at::empty({n, r}, x.options());
+  for_16_bit(x.scalar_type(), [&]<class T>(T) {
+    const cuda::RowProduct<T> call{in<T>(x), n, d, r, in<T>(factor), turned, static_cast<float>(scale), out<T>(h)};
+    check(cuda::row_product(call, stream()));
+  });
+  return h;
+}
+
 }  // namespace
 
 bool takes_thin(const at::Tensor& x, int64_t rank) {
@@ -53,6 +76,10 @@ bool takes_thin(const at::Tensor& x, int64_t rank) {
 }
 
 at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale) {
+  if (!x.seed.defined()) {
+    const c10::cuda::CUDAGuard guard(x.x.device());
+    if (at::Tensor h = reduced_by_rows(x.x, factor, scale); h.defined()) return h;
+  }
   return reduce(x, factor, {}, scale, 1.0, false, false).first;
 }
 
@@ -88,11 +115,14 @@ void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& fac
   });
 }
 
+bool takes_row_norms(const at::Tensor& weight, int64_t rank) {
+  return rank <= cuda::row_norms_rank && takes_thin(weight, rank);
+}
+
 RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale, double smallest,
                    const at::Tensor& magnitudes) {
   const c10::cuda::CUDAGuard guard(weight.device());
   const at::Tensor factor = aligned(as(a, weight)), up = as(b, weight).contiguous(), given = aligned(magnitudes);
-  const at::Tensor cross = reduced({weight}, factor, 1.0), square = reduced({factor}, factor, 1.0);
   const at::Tensor norms = at::empty({weight.size(0)}, weight.options().dtype(at::kFloat));
   const at::Tensor gains = given.defined() ? at::empty_like(norms) : at::Tensor();
   for_16_bit(weight.scalar_type(), [&]<class T>(T) {
@@ -100,8 +130,7 @@ RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tens
       const cuda::RowNorms<T, M> call{in<T>(weight),
                                       weight.size(0),
                                       weight.size(1),
-                                      in<T>(cross),
-                                      in<T>(square),
+                                      in<T>(factor),
                                       in<T>(up),
                                       up.size(1),
                                       static_cast<float>(scale),
@@ -129,6 +158,7 @@ void expand_into(const at::Tensor&, const at::Tensor&, const at::Tensor&, double
                  const at::Tensor&) {
   absent();
 }
+bool takes_row_norms(const at::Tensor&, int64_t) { return false; }
 RowNorms row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double, const at::Tensor&) {
   absent();
 }

@@ -14,7 +14,7 @@ namespace veneer::device {
 // a GPU with enough shared memory, d a multiple of 8, and a small rank.
 bool takes_thin(const at::Tensor& x, int64_t rank);
 
-// All below need takes_thin of their large matrix. Factors [r, d] may have any strides; h and left [N, r] are
+// These need takes_thin of their large matrix. Factors [r, d] may have any strides; h and left [N, r] are
 // contiguous; all are in x's dtype.
 // scale * dropout(x) factor^T, [N, r].
 at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale);
@@ -28,6 +28,8 @@ std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at:
 void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
                  const at::Tensor& bias, const at::Tensor& base);
 
+// Whether there is a kernel for the norms of weight's rows with an update of that rank: as takes_thin, of a lower one.
+bool takes_row_norms(const at::Tensor& weight, int64_t rank);
 struct RowNorms {
   at::Tensor norms, gains;  // [d_out]
 };

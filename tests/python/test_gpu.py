@@ -204,6 +204,39 @@ def test_layers_are_as_precise_as_the_composed_path(kind, size, p, dtype):
     assert not found
 
 
+# Enough rows for blocks with whole rows of a product, and for the factors' gradients beside the layer's own product.
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize(
+    ("size", "rows", "rank"),
+    [((512, 264), 8001, 16), ((1032, 512), 8449, 24), ((2560, 520), 1100, 8), ((1024, 2048), 2081, 32)],
+    ids=str,
+)
+def test_layers_of_many_rows_are_as_precise_as_the_composed_path(kind, size, rows, rank, p, dtype):
+    assert not check_layer(kind, size, rows, rank, p, rank % 16 == 0, "plain", dtype)
+
+
+@pytest.mark.skipif(
+    DEVICE.type == "cuda" and torch.cuda.get_device_capability()[0] != 9,
+    reason="products with more in them are sm_90a's",
+)
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_gradients_of_many_rows_come_from_the_layers_product(kind, p):
+    d, rows = 512, 8192
+    bound = Bound.make("additive", layer_options(kind, 16, p, (d, d)), d, d).to(torch.bfloat16, DEVICE)
+    x, weight, upstream = (torch.randn(n, d, device=DEVICE, dtype=torch.bfloat16) for n in (rows, d, rows))
+    y = bound(leaf(x), weight=weight, seed=torch.tensor([3], device=DEVICE) if p else None)
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA]) as profiler:
+        y.backward(upstream)
+        torch.cuda.synchronize()
+    names = [event.key for event in profiler.key_averages()]
+    assert any("Kind" in name for name in names), names
+    passes = [name for name in names if "reduction<" in name or "expansion<" in name or "column" in name]
+    assert len(passes) == 1, passes  # over dy, for the rest
+
+
 @each_dtype
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize("activation", ["gelu", "silu"])  # relu's slope jumps where an inner state is rounded over zero
@@ -235,7 +268,17 @@ def test_bottlenecks_are_as_precise_as_plain_torch(activation, p, dtype):
 @pytest.mark.parametrize("wiring", ["output", "parallel:0"])
 @pytest.mark.parametrize("activation", test_narrow_layer.ACTIVATIONS)
 @pytest.mark.parametrize(
-    ("shape", "size"), [((512, 64), 8), ((3, 333, 4096), 64), ((577, 96), 16), ((5000, 136), 40), ((700, 768), 48)]
+    ("shape", "size"),
+    [
+        ((512, 64), 8),
+        ((3, 333, 4096), 64),
+        ((577, 96), 16),
+        ((5000, 136), 40),
+        ((700, 768), 48),
+        ((1337, 2048), 64),
+        ((801, 1544), 24),
+        ((555, 2600), 56),
+    ],
 )
 def test_narrow_layers_in_one_pass(shape, size, activation, wiring, dtype):
     x = torch.empty(shape, dtype=dtype, device=DEVICE)

@@ -3,6 +3,7 @@
 // The second half of sums over many rows: those of the blocks of threads, in their order.
 #pragma once
 
+#include "kernels/cuda/in_order.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {
@@ -11,10 +12,11 @@ namespace {
 // to[i] = scale * the sum over k of parts[k, i].
 template <class To>
 __global__ void add_up(const float* parts, int64_t count, int64_t each, float scale, To* to) {
+  await_order();
   const int64_t i = static_cast<int64_t>(blockIdx.x) * blockDim.x + threadIdx.x;
   if (i >= each) return;
   float sum = 0;
-#pragma unroll 8
+#pragma unroll 16
   for (int64_t k = 0; k < count; ++k) sum += parts[k * each + i];
   to[i] = narrow<To>(sum * scale);
 }
@@ -22,20 +24,22 @@ __global__ void add_up(const float* parts, int64_t count, int64_t each, float sc
 template <class To>
 void launch_add_up(const float* parts, int64_t count, int64_t each, float scale, To* to, cudaStream_t stream) {
   constexpr int block = 256;
-  add_up<<<static_cast<unsigned>((each + block - 1) / block), block, 0, stream>>>(parts, count, each, scale, to);
+  const auto blocks = static_cast<unsigned>((each + block - 1) / block);
+  launch_in_order(add_up<To>, blocks, block, 0, stream, parts, count, each, scale, to);
 }
 
 // The same of matrices parts [count, rows, columns], turned: to [columns, rows]. At most most_turned rows.
-constexpr int most_turned = 64, turned_columns = 32, turned_lines = 8;
+constexpr int most_turned = 64, turned_columns = 32, turned_lines = 16;
 
 template <class To>
 __global__ void add_up_turned(const float* parts, int64_t count, int rows, int64_t columns, float scale, To* to) {
   __shared__ float shared[turned_columns * (most_turned + 1)];
+  await_order();
   const int pitch = rows | 1;  // odd, so that neighbouring columns lie in different banks
   const int64_t first = static_cast<int64_t>(blockIdx.x) * turned_columns, column = first + threadIdx.x;
   for (int row = static_cast<int>(threadIdx.y); row < rows && column < columns; row += turned_lines) {
     float sum = 0;
-#pragma unroll 8
+#pragma unroll 16
     for (int64_t k = 0; k < count; ++k) sum += parts[(k * rows + row) * columns + column];
     shared[static_cast<int>(threadIdx.x) * pitch + row] = sum;
   }
@@ -50,8 +54,8 @@ template <class To>
 void launch_add_up_turned(const float* parts, int64_t count, int64_t rows, int64_t columns, float scale, To* to,
                           cudaStream_t stream) {
   const auto blocks = static_cast<unsigned>((columns + turned_columns - 1) / turned_columns);
-  add_up_turned<<<blocks, dim3(turned_columns, turned_lines), 0, stream>>>(parts, count, static_cast<int>(rows),
-                                                                           columns, scale, to);
+  launch_in_order(add_up_turned<To>, blocks, dim3(turned_columns, turned_lines), 0, stream, parts, count,
+                  static_cast<int>(rows), columns, scale, to);
 }
 
 }  // namespace

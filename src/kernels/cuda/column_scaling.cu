@@ -6,6 +6,7 @@
 #include <algorithm>
 
 #include "kernels/cuda/add_up.cuh"
+#include "kernels/cuda/in_order.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {
@@ -39,6 +40,7 @@ __device__ void load_wide(float (&to)[Pack<T>::size], const T* from) {
 
 template <class T>
 __global__ void __launch_bounds__(packs* lines) scale(ColumnScaling<T> call) {
+  await_order();
   constexpr int size = Pack<T>::size;
   const int64_t column = own_column<T>();
   if (column >= call.d) return;
@@ -64,6 +66,7 @@ __global__ void __launch_bounds__(packs* lines) scale(ColumnScaling<T> call) {
 
 template <class T>
 __global__ void __launch_bounds__(packs* lines) sum(ColumnSums<T> call, float* parts) {
+  await_order();
   constexpr int size = Pack<T>::size;
   const int64_t column = own_column<T>();
   const bool inside = column < call.d;
@@ -111,7 +114,8 @@ int64_t column_sums_bytes(int64_t n, int64_t d, int processors) {
 template <class T>
 int column_scaling(const ColumnScaling<T>& call, int processors, void* stream) {
   if (call.n == 0 || call.d == 0) return 0;
-  scale<<<grid_of<T>(call.n, call.d, processors), dim3(packs, lines), 0, static_cast<cudaStream_t>(stream)>>>(call);
+  launch_in_order(scale<T>, grid_of<T>(call.n, call.d, processors), dim3(packs, lines), 0,
+                  static_cast<cudaStream_t>(stream), call);
   return static_cast<int>(cudaGetLastError());
 }
 
@@ -121,7 +125,7 @@ int column_sums(const ColumnSums<T>& call, int processors, void* stream) {
   const auto on = static_cast<cudaStream_t>(stream);
   const dim3 grid = grid_of<T>(call.n, call.d, processors);
   auto* const parts = static_cast<float*>(call.workspace);
-  sum<<<grid, dim3(packs, lines), 0, on>>>(call, parts);
+  launch_in_order(sum<T>, grid, dim3(packs, lines), 0, on, call, parts);
   launch_add_up(parts, grid.y, call.d, 1.0F, call.sums, on);
   return static_cast<int>(cudaGetLastError());
 }

@@ -3,7 +3,8 @@
 // y = x w + h p as one product of depth K + R. A block's last warpgroup copies tiles of 64 of the depth into a ring in
 // shared memory, h and p first; the other two each multiply 64 rows of them. Blocks stay and take one tile of y after
 // another, so the ring fills for the next tile while the last one is stored. The blocks of a cluster have the same
-// columns, and each copies its part of w for all.
+// columns, and each copies its part of w for all. One thread copies; the other warps of its group sum up meanwhile
+// what gradients are wanted of the same rows.
 #pragma once
 
 #include <cuda.h>
@@ -12,7 +13,9 @@
 
 #include "kernels/cuda/extended_product.h"
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/in_order.cuh"
 #include "kernels/cuda/kept.cuh"
+#include "kernels/cuda/row_sums.cuh"
 #include "kernels/cuda/slabs.cuh"
 
 namespace veneer::kernels::cuda {
@@ -20,6 +23,7 @@ namespace {
 
 constexpr int workers = 2;  // warpgroups that multiply
 constexpr int threads = (workers + 1) * 128;
+constexpr int summing_warps = 3;
 constexpr int tile_rows = workers * slab;
 
 template <int columns>
@@ -61,13 +65,15 @@ __device__ __forceinline__ void locate(const Shape& shape, int tile, int* row_ti
 
 enum class Kind { forward, gained, turned, masked };
 
-// What is done to the sums besides.
+// What is done to the sums besides, and what is summed beside them.
 template <class T>
 struct More {
   const T* bias;
   const float* gain;
   Mask mask;
   float kept_scale;
+  RowSums<T> of_other;
+  RowProducts<T> of_plain;
 };
 
 template <class T, Kind kind, int columns, int cluster>
@@ -78,7 +84,7 @@ __global__ void __launch_bounds__(threads, 1)
   using L = Layout<columns>;
   constexpr bool forward = kind == Kind::forward || kind == Kind::gained;
   extern __shared__ uint8_t memory[];
-  const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
+  const uint32_t ring = (hopper::shared_address(memory) + alignment - 1) / alignment * alignment;
   const auto full = [&](int stage) { return ring + L::barriers + stage * 16; };
   const auto empty = [&](int stage) { return ring + L::barriers + stage * 16 + 8; };
   const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors
@@ -94,9 +100,10 @@ __global__ void __launch_bounds__(threads, 1)
     barrier_init_fence();
   }
   cluster_sync();
+  await_order();
 
   if (group == workers) {
-    registers_shrink<40>();
+    registers_shrink<forward ? 40 : 152>();  // warps that sum up want many
     if (threadIdx.x == workers * 128) {
       prefetch_map(maps.x);
       prefetch_map(maps.w);
@@ -135,9 +142,16 @@ __global__ void __launch_bounds__(threads, 1)
           }
         }
       }
+    } else if constexpr (!forward) {
+      if (threadIdx.x >= workers * 128 + 32) {
+        const int warp = threadIdx.x / 32 - workers * 4 - 1, worker = blockIdx.x * summing_warps + warp;
+        const int all = gridDim.x * summing_warps;
+        sum_rows<kind == Kind::masked>(more.of_other, worker, all);
+        multiply_rows(more.of_plain, worker, all);
+      }
     }
   } else {
-    registers_grow<232>();
+    registers_grow<forward ? 232 : 176>();
     constexpr bool bf16 = std::is_same_v<T, Bf16>;
     constexpr uint32_t right_leading = forward ? 16 : slab_bytes;
     constexpr uint32_t left_step = 32 / 16, right_step = (forward ? 32 : 16 * row_bytes) / 16;  // to the next 16 deep
@@ -209,7 +223,7 @@ __global__ void __launch_bounds__(threads, 1)
       const int2 at_tile = position(tile);
       const int row = at_tile.x, column = at_tile.y;
       uint32_t added[columns / 8] = {};
-      if (more.bias != nullptr) {
+      if (forward && more.bias != nullptr) {
 #pragma unroll
         for (int j = 0; j < columns / 8; ++j) {
           const int at = min(column + j * 8 + lane % 4 * 2, shape.columns - 2);

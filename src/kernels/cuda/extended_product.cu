@@ -8,10 +8,47 @@
 
 #include <algorithm>
 
+#include "kernels/cuda/add_up.cuh"
 #include "kernels/cuda/extended_kernel.cuh"
+#include "kernels/cuda/in_order.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {
+
+static_assert(extended_sums_rank == row_sums_rank);
+
+// What is summed beside the product; without its room. Nothing without `other`.
+template <class T>
+More<T> more_of(const ExtendedProduct<T>& call, int processors) {
+  More<T> more{call.bias, call.gain, call.mask, call.kept_scale, {}, {}};
+  const ExtendedSums<T>& sums = call.sums;
+  if (sums.other == nullptr) return more;
+  const int64_t workers = int64_t{processors} * summing_warps;
+  more.of_other = {sums.other,
+                   call.h,
+                   call.mask,
+                   static_cast<int>(call.rank),
+                   RowGroups(call.rows, call.columns, row_sums_width, workers),
+                   nullptr};
+  if (sums.plain != nullptr) {
+    more.of_plain = {call.x, sums.plain, sums.plain_bias, RowGroups(call.rows, call.depth, row_products_width, workers),
+                     nullptr};
+  }
+  return more;
+}
+
+template <class T>
+void add_up_sums(const ExtendedProduct<T>& call, const More<T>& more, cudaStream_t stream) {
+  const ExtendedSums<T>& sums = call.sums;
+  const auto of_other = [&](auto* to) {
+    const float scale = call.mask.seed != nullptr ? call.kept_scale : 1.0F;
+    launch_add_up(more.of_other.parts, more.of_other.groups.count, call.rank * call.columns, scale, to, stream);
+  };
+  sums.rounded_of_other != nullptr ? of_other(sums.rounded_of_other) : of_other(sums.of_other);
+  if (sums.plain != nullptr) {
+    launch_add_up(more.of_plain.parts, more.of_plain.groups.count, call.depth, 1.0F, sums.of_plain, stream);
+  }
+}
 
 template <int columns, int cluster, class T>
 int64_t tiles(const ExtendedProduct<T>& call) {
@@ -54,18 +91,27 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
   shape.row_tiles = static_cast<int>(parts(c.rows, tile_rows * cluster));
   shape.column_tiles = static_cast<int>(parts(c.columns, columns));
 
-  cudaLaunchAttribute attribute;
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {cluster, 1, 1};
+  cudaLaunchAttribute ways[2] = {{}, order_attribute()};
+  ways[0].id = cudaLaunchAttributeClusterDimension;
+  ways[0].val.clusterDim = {cluster, 1, 1};
   cudaLaunchConfig_t config = {};
   const int64_t clusters = std::min<int64_t>(tiles<columns, cluster>(call), std::max(processors / cluster, 1));
   config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
   config.blockDim = dim3(threads);
   config.dynamicSmemBytes = bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  return cudaLaunchKernelEx(&config, function, maps, More<T>{call.bias, call.gain, call.mask, call.kept_scale}, shape);
+  config.attrs = ways;
+  config.numAttrs = 2;
+
+  More<T> more = more_of(call, processors);
+  if (c.sums.other == nullptr) return cudaLaunchKernelEx(&config, function, maps, more, shape);
+  more.of_other.parts = static_cast<float*>(c.sums.workspace);
+  more.of_plain.parts = more.of_other.parts + more.of_other.numbers();
+  if (const cudaError_t error = cudaLaunchKernelEx(&config, function, maps, more, shape); error != cudaSuccess) {
+    return error;
+  }
+  add_up_sums(call, more, stream);
+  return cudaGetLastError();
 }
 
 // `columns` of a tile, or 0: those with the least work for the busiest block.
@@ -108,7 +154,9 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
   if (!extended_product_supported(major, call.depth, call.columns, call.rank) || call.rows < 0 || call.rows > most ||
       tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0 ||
       reinterpret_cast<uintptr_t>(call.gain) % 8 != 0 || (call.gain != nullptr && !call.forward) ||
-      (call.mask.seed != nullptr && (call.forward || !extended_mask_supported(call.columns)))) {
+      (call.bias != nullptr && !call.forward) ||
+      (call.mask.seed != nullptr && (call.forward || !extended_mask_supported(call.columns))) ||
+      (call.sums.other != nullptr && (call.forward || !extended_sums_supported(call.rows, call.columns, call.rank)))) {
     return cudaErrorInvalidValue;
   }
   if (call.rows == 0) return cudaSuccess;
@@ -128,10 +176,18 @@ bool extended_product_built() {
 }
 
 template <class T>
+int64_t extended_sums_bytes(const ExtendedProduct<T>& call, int processors) {
+  const More<T> more = more_of(call, processors);
+  return 4 * (more.of_other.numbers() + more.of_plain.numbers());
+}
+
+template <class T>
 int extended_product(const ExtendedProduct<T>& call, void* stream) {
   return static_cast<int>(checked<2>(call, 0, stream));
 }
 
+template int64_t extended_sums_bytes(const ExtendedProduct<Bf16>&, int);
+template int64_t extended_sums_bytes(const ExtendedProduct<Fp16>&, int);
 template int extended_product(const ExtendedProduct<Bf16>&, void*);
 template int extended_product(const ExtendedProduct<Fp16>&, void*);
 

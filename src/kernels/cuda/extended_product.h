@@ -11,16 +11,31 @@
 
 namespace veneer::kernels::cuda {
 
+// Sums over the rows, taken beside a product by warps that have nothing else to do: the gradients of a factor of the
+// update, and of a gain.
+//   of_other [rank, columns] = kept_scale * h^T mask(other)              in float32 or rounded, the other pointer null
+//   of_plain [depth]         = the sums of x * (plain - plain_bias)
+template <class T>
+struct ExtendedSums {
+  const T* other;  // [rows, columns]; null: no sums are taken
+  float* of_other;
+  T* rounded_of_other;
+  const T* plain;       // [rows, depth], or null
+  const T* plain_bias;  // [depth], or null
+  float* of_plain;
+  void* workspace;  // extended_sums_bytes
+};
+
 // forward:      y = gain * (x w^T + h p^T) + bias    w [columns, depth], p [columns, rank]
-// not forward:  y = x w + kept_scale * mask(h p) + bias    w [depth, columns], p [rank, columns]
-// All contiguous and aligned to 16 bytes. y and `plain` may be none of the others.
+// not forward:  y = x w + kept_scale * mask(h p)           w [depth, columns], p [rank, columns]
+// All contiguous and aligned to 16 bytes. What is written may be none of the others.
 template <class T>
 struct ExtendedProduct {
   const T* x;  // [rows, depth]
   const T* w;
   const T* h;  // [rows, rank]
   const T* p;
-  const T* bias;      // [columns], or null
+  const T* bias;      // [columns], or null; only forward
   const float* gain;  // [columns], or null; only forward
   Mask mask;          // only not forward, where extended_mask_supported
   float kept_scale;   // with a mask
@@ -28,6 +43,7 @@ struct ExtendedProduct {
   T* plain;           // with a gain: what y is without it, [rows, columns]
   int64_t rows, depth, columns, rank;
   bool forward;
+  ExtendedSums<T> sums;  // only not forward, where extended_sums_supported
 };
 
 // Any number of rows. A rank that is not a multiple of 16 costs as much as the next one that is.
@@ -39,6 +55,16 @@ inline bool extended_product_supported(int device_major, int64_t depth, int64_t 
 
 // Whether the columns of a tile lie in one half of a block of the mask's.
 inline bool extended_mask_supported(int64_t columns) { return columns % dropout_block == 0; }
+
+constexpr int64_t extended_sums_rank = 16;  // the largest: a pass of its own takes less time than those of more
+
+// Whether the sums are taken beside the product: for enough rows that all multiprocessors have part of it.
+inline bool extended_sums_supported(int64_t rows, int64_t columns, int64_t rank) {
+  return rank <= extended_sums_rank && rows * columns >= (int64_t{1} << 21);
+}
+// Of the workspace, on a device of that many multiprocessors.
+template <class T>
+int64_t extended_sums_bytes(const ExtendedProduct<T>& call, int processors);
 
 // Whether this build has the kernel: one of its architectures is 90a.
 bool extended_product_built();

@@ -60,8 +60,12 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// 128 threads. Named barrier 0 is __syncthreads.
-__device__ __forceinline__ void warpgroup_sync(int name) { asm volatile("bar.sync %0, 128;" ::"r"(name) : "memory"); }
+// So many threads. Named barrier 0 is __syncthreads.
+template <int count>
+__device__ __forceinline__ void group_sync(int name) {
+  asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(count) : "memory");
+}
+__device__ __forceinline__ void warpgroup_sync(int name) { group_sync<128>(name); }
 
 // --- Copies by the tensor engine, of one box at (x, y) = (innermost, row).
 __device__ __forceinline__ void prefetch_map(const CUtensorMap& map) {
@@ -185,6 +189,24 @@ __device__ __forceinline__ void product(float (&d)[columns / 2], uint64_t left, 
   }
 }
 
+// As `product` with 128 columns and the rows of the right side along them; the left side from registers, as below.
+#define VENEER_LEFT_PRODUCT(type)                                                 \
+  asm volatile(                                                                   \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %69, 0;\n"                                \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" VENEER_60 \
+      "%60, %61, %62, %63}, {%64, %65, %66, %67}, %68, p, 1, 1, 1;\n}"            \
+      : VENEER_SUM32(0), VENEER_SUM32(32)                                         \
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(add))
+template <bool bf16>
+__device__ __forceinline__ void product(float (&d)[64], const uint32_t (&left)[4], uint64_t right, int add) {
+  if constexpr (bf16) {
+    VENEER_LEFT_PRODUCT("bf16");
+  } else {
+    VENEER_LEFT_PRODUCT("f16");
+  }
+}
+
+#undef VENEER_LEFT_PRODUCT
 #undef VENEER_PRODUCTS
 #undef VENEER_PRODUCT
 #undef VENEER_SUM32
@@ -194,6 +216,73 @@ __device__ __forceinline__ void product(float (&d)[columns / 2], uint64_t left, 
 #undef VENEER_60
 #undef VENEER_30
 #undef VENEER_TEN
+
+// As `product` with 32 columns, the left side from registers: lane l of warp w has the pairs at (16w + g, q), (16w + g
+// + 8, q), (16w + g, q + 8) and (16w + g + 8, q + 8), with g = l / 4 and q = 2 (l mod 4). Right has rows along its
+// depth.
+#define VENEER_PRODUCT(type)                                                                                        \
+  asm volatile(                                                                                                     \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %21, 0;\n"                                                                  \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                                                   \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, {%16, %17, %18, %19},"              \
+      " %20, p, 1, 1, 0;\n}"                                                                                        \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
+        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])                    \
+      : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(add))
+template <bool bf16>
+__device__ __forceinline__ void product(float (&d)[16], const uint32_t (&left)[4], uint64_t right, int add) {
+  if constexpr (bf16) {
+    VENEER_PRODUCT("bf16");
+  } else {
+    VENEER_PRODUCT("f16");
+  }
+}
+#undef VENEER_PRODUCT
+
+// --- Blocks of a cluster.
+
+// Where an address of this block's shared memory is in that of another.
+__device__ __forceinline__ uint32_t address_in(uint32_t address, uint32_t rank) {
+  uint32_t remote;
+  asm("mapa.shared::cluster.u32 %0, %1, %2;" : "=r"(remote) : "r"(address), "r"(rank));
+  return remote;
+}
+
+// Sixteen bytes to a block's shared memory, which count at its barrier once they are there.
+__device__ __forceinline__ void send(uint32_t to, uint32_t barrier, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {
+  asm volatile("st.async.shared::cluster.mbarrier::complete_tx::bytes.v4.b32 [%0], {%2, %3, %4, %5}, [%1];" ::"r"(to),
+               "r"(barrier), "r"(a), "r"(b), "r"(c), "r"(d)
+               : "memory");
+}
+
+// One arrival at a barrier of this block, after all that this thread has read and written.
+__device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
+  asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
+}
+
+// Four 8x8 matrices of 16-bit numbers, lane 8i + j with the address of row j of matrix i, as rows or `turned`; lane l
+// gets two neighbours in row l / 4.
+template <bool turned>
+__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t from) {
+  if constexpr (turned) {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  } else {
+    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
+                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
+                 : "r"(from)
+                 : "memory");
+  }
+}
+
+// What load_matrices<true> has read, back.
+__device__ __forceinline__ void store_turned(uint32_t to, const uint32_t (&from)[4]) {
+  asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(from[0]),
+               "r"(from[1]), "r"(from[2]), "r"(from[3])
+               : "memory");
+}
 
 }  // namespace veneer::kernels::cuda::hopper
 

@@ -1,9 +1,10 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// A block has 64 rows. Its last warpgroup copies slabs into a ring in shared memory: first those of x, each beside its
-// part of `first`; then, from the last columns to the first, since those of x that came last may still be in the L2
-// cache, those of the base, each beside its part of `second`. The other two warpgroups take turns with the slabs, each
-// summing up its own share of the inner numbers.
+// Two thin products with a nonlinearity between them (kernels/cuda/narrow_layer.h), or only the first, without it
+// (kernels/cuda/row_product.h). A block has 64 rows. Its last warpgroup copies slabs into a ring in shared memory:
+// first those of x, each beside its part of `first`; then, from the last columns to the first, since those of x that
+// came last may still be in the L2 cache, those of the base, each beside its part of `second`. The other two warpgroups
+// take turns with the slabs, each summing up its own share of the inner numbers.
 #pragma once
 
 #include <cuda.h>
@@ -11,8 +12,8 @@
 #include <type_traits>
 
 #include "kernels/cuda/hopper.h"
-#include "kernels/cuda/narrow_layer.h"
-#include "kernels/cuda/nonlinearity.cuh"
+#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/narrow_inner.cuh"
 #include "kernels/cuda/slabs.cuh"
 
 namespace veneer::kernels::cuda {
@@ -36,88 +37,15 @@ struct Maps {
   CUtensorMap x, first, second, base, y;
 };
 
-// What the kernel reads of a call besides the maps.
-template <class T>
-struct Small {
-  const T* shift;
-  T* z;
-  T* dz;
-  T* active;
-  float* dz_sums;
-  const T* bias;
-  int rows, m, columns;
-  int blocks, chunks;  // of 64: of the depth, of the columns
-  bool has_base;
-  float first_scale, second_scale;
-  Nonlinearity nonlinearity;
-};
-
-#if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-__device__ __forceinline__ uint32_t load_shared(uint32_t from) {
-  uint32_t value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
-  return value;
-}
-__device__ __forceinline__ void store_shared(uint32_t to, uint32_t value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
-}
-__device__ __forceinline__ void workers_sync() { asm volatile("bar.sync 3, %0;" ::"n"(working) : "memory"); }
-
-// Where columns 2 pair and 2 pair + 1 of a row are in a slab.
-__device__ __forceinline__ uint32_t in_slab(int row, int pair) {
-  return row * row_bytes + ((pair / 4) ^ (row % 8)) * 16 + pair % 4 * 4;
-}
-
-template <class T>
-__device__ __forceinline__ uint32_t load_pair(const T* p) {
-  return __ldg(reinterpret_cast<const unsigned int*>(p));
-}
-template <class T>
-__device__ __forceinline__ void store_pair(T* p, uint32_t pair) {
-  *reinterpret_cast<uint32_t*>(p) = pair;
-}
-
-// The inner numbers of two neighbouring columns, from their sums: into the slab that is multiplied next, and to memory.
-template <class T, bool forward>
-__device__ __forceinline__ float2 finish_pair(const Small<T>& call, int row, int in_block, int pair, float2 sum,
-                                              uint32_t inner) {
-  const int column = 2 * pair;
-  const bool valid = row < call.rows && column < call.m;  // m is even
-  const int64_t at = static_cast<int64_t>(row) * call.m + column;
-  float2 result = {};
-  if constexpr (forward) {
-    float2 z = {call.first_scale * sum.x, call.first_scale * sum.y};
-    if (call.shift != nullptr && column < call.m) {
-      const float2 shift = unpack<T>(load_pair(call.shift + column));
-      z = {z.x + shift.x, z.y + shift.y};
-    }
-    const uint32_t rounded = pack<T>(z.x, z.y);
-    if (valid) store_pair(call.z + at, rounded);
-    z = unpack<T>(rounded);  // as backward reads it
-    if (column < call.m) result = {activated(call.nonlinearity, z.x), activated(call.nonlinearity, z.y)};
-  } else if (valid) {
-    const float2 z = unpack<T>(load_pair(call.z + at));
-    result = {slope(call.nonlinearity, z.x) * call.first_scale * sum.x,
-              slope(call.nonlinearity, z.y) * call.first_scale * sum.y};
-    store_pair(call.dz + at, pack<T>(result.x, result.y));
-    T* const active = call.active + static_cast<int64_t>(row) * (call.m + 8);
-    store_pair(active + column, pack<T>(activated(call.nonlinearity, z.x), activated(call.nonlinearity, z.y)));
-    if (pair < 4) store_pair(active + call.m + column, pair == 0 ? pack<T>(1.0F, 0.0F) : 0U);
-  }
-  store_shared(inner + in_slab(in_block, pair), pack<T>(result.x, result.y));
-  return result;
-}
-#endif
-
-template <class T, bool forward>
+template <class T, bool forward, bool whole = true>
 __global__ void __launch_bounds__(threads, 1)
     kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const __grid_constant__ Small<T> call) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
   extern __shared__ uint8_t memory[];
-  const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
+  const uint32_t ring = (hopper::shared_address(memory) + alignment - 1) / alignment * alignment;
   const uint32_t inner = ring + inner_at;
-  auto* const sums = reinterpret_cast<float*>(memory + (ring - shared_address(memory)) + stored_at);
+  auto* const sums = reinterpret_cast<float*>(memory + (ring - hopper::shared_address(memory)) + stored_at);
   const auto full = [&](int stage) { return ring + barriers_at + stage * 16; };
   const auto empty = [&](int stage) { return ring + barriers_at + stage * 16 + 8; };
   const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors
@@ -133,12 +61,13 @@ __global__ void __launch_bounds__(threads, 1)
     barrier_init_fence();
   }
   __syncthreads();
+  await_order();
 
   if (group == workers) {
     if (threadIdx.x == working) {
       prefetch_map(maps.x);
       prefetch_map(maps.first);
-      prefetch_map(maps.second);
+      if constexpr (whole) prefetch_map(maps.second);
       Place<stages> place;
       for (int turn = 0; turn < turns; ++turn, place.next()) {
         const uint32_t left = ring + place.stage * stage_bytes, right = left + slab_bytes, barrier = full(place.stage);
@@ -203,20 +132,30 @@ __global__ void __launch_bounds__(threads, 1)
     }
   };
   if (group == 1) own_sums([](float2& at, float2 own) { at = own; });
-  workers_sync();
+  group_sync<working>(3);
   if (group == 0) own_sums([](float2& at, float2 own) { at = {at.x + own.x, at.y + own.y}; });
-  workers_sync();
+  group_sync<working>(3);
   float2 own_total = {};
 #pragma unroll 1
   for (int row = threadIdx.x / 32; row < slab; row += working / 32) {
     const float2 both = *reinterpret_cast<const float2*>(sums + row * pitch + 2 * lane);
-    const float2 inner_pair = finish_pair<T, forward>(call, first_row + row, row, lane, both, inner);
-    own_total = {own_total.x + inner_pair.x, own_total.y + inner_pair.y};
+    if constexpr (whole) {
+      uint32_t known_z = 0;
+      if constexpr (!forward) known_z = load_z(call, first_row + row, lane);
+      const float2 inner_pair = finish_pair<T, forward>(call, first_row + row, lane, both, known_z);
+      if constexpr (!forward) write_active(call, first_row + row, lane, known_z);
+      store_shared(inner + in_slab(row, lane), pack<T>(inner_pair.x, inner_pair.y));
+      own_total = {own_total.x + inner_pair.x, own_total.y + inner_pair.y};
+    } else {  // that is all
+      const uint32_t rounded = pack<T>(call.first_scale * both.x, call.first_scale * both.y);
+      store_inner(call, call.z, first_row + row, lane, rounded);
+    }
   }
-  auto* const totals = reinterpret_cast<float*>(memory + (ring - shared_address(memory)) + dz_sums_at);
+  if constexpr (!whole) return;
+  auto* const totals = reinterpret_cast<float*>(memory + (ring - hopper::shared_address(memory)) + dz_sums_at);
   if constexpr (!forward) reinterpret_cast<float2*>(totals + threadIdx.x / 32 * slab)[lane] = own_total;
   async_fence();
-  workers_sync();
+  group_sync<working>(3);
   if constexpr (!forward) {
     if (call.dz_sums != nullptr && threadIdx.x < call.m) {
       float total = 0;

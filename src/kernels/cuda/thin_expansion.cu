@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/thin_products.h"
 
+#include "kernels/cuda/in_order.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/strips.cuh"
 
@@ -27,6 +28,7 @@ template <class T, int R, bool masked, bool based>
 __global__ void __launch_bounds__(threads, expansion_blocks<R, based>)
     expansion(ThinExpansion<T> call, bool h_in_packs) {
   extern __shared__ __align__(16) unsigned char shared[];
+  await_order();
   T* const tile = reinterpret_cast<T*>(shared);
   T* const bias = tile + strip * pitch;
   T* const hs = bias + slice;
@@ -112,7 +114,7 @@ int launch(const ThinExpansion<T>& call, int processors, cudaStream_t stream) {
   constexpr auto bytes = static_cast<int>(expansion_shared<R>());
   static_assert(bytes <= 48 * 1024, "more must be asked for");
   const dim3 grid(static_cast<unsigned>(split.slices), static_cast<unsigned>(split.groups));
-  expansion<T, R, masked, based><<<grid, threads, bytes, stream>>>(call, in_packs(call.h, call.r));
+  launch_in_order(expansion<T, R, masked, based>, grid, threads, bytes, stream, call, in_packs(call.h, call.r));
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -5,6 +5,7 @@
 #include "kernels/cuda/thin_products.h"
 
 #include "kernels/cuda/add_up.cuh"
+#include "kernels/cuda/in_order.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/strips.cuh"
 
@@ -38,6 +39,7 @@ __global__ void __launch_bounds__(threads, 1)
   T* const lefts = tiles + stages * strip * pitch;
   auto* const parts = reinterpret_cast<float*>(lefts + (for_sums ? stages * strip * (R + 8) : 0));
 
+  await_order();
   const int thread = static_cast<int>(threadIdx.x), warp = thread / 32, lane = thread % 32;
   const int g = lane / 4, q = lane % 4 * 2;
   const int n = static_cast<int>(call.n), d = static_cast<int>(call.d), r = static_cast<int>(call.r);
@@ -191,7 +193,8 @@ int launch(const ThinReduction<T>& call, int processors, cudaStream_t stream) {
   const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
   if (error != cudaSuccess) return static_cast<int>(error);
   const dim3 grid(static_cast<unsigned>(split.slices), static_cast<unsigned>(split.groups));
-  kernel<<<grid, threads, bytes, stream>>>(call, h_parts, sums_parts, for_sums && in_packs(call.left, call.r));
+  launch_in_order(kernel, grid, threads, bytes, stream, call, h_parts, sums_parts,
+                  for_sums && in_packs(call.left, call.r));
   if (for_h) launch_add_up(h_parts, split.slices, call.n * call.r, call.h_scale, call.h, stream);
   if constexpr (for_sums) {
     const auto add_up_to = [&](auto* to) {

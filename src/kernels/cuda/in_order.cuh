@@ -1,0 +1,49 @@
+// SPDX-FileCopyrightText: The Veneer authors
+// SPDX-License-Identifier: Apache-2.0
+// Kernels that follow one another in a stream, without a gap between them: from compute capability 9.0 on, blocks of
+// the next one start where those of the last have ended, and wait for the rest of them.
+#pragma once
+
+#include <cuda_runtime.h>
+
+#include <utility>
+
+namespace veneer::kernels::cuda {
+
+// Begins a kernel that launch_in_order starts: nothing before it may read or write global memory. What ran before in
+// the stream is complete after it.
+__device__ __forceinline__ void await_order() {
+#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
+  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
+#endif
+}
+
+// Whether the current device can do that.
+inline bool starts_in_order() {
+  int device = 0, major = 0;
+  return cudaGetDevice(&device) == cudaSuccess &&
+         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+}
+
+inline cudaLaunchAttribute order_attribute() {
+  cudaLaunchAttribute attribute = {};
+  attribute.id = cudaLaunchAttributeProgrammaticStreamSerialization;
+  attribute.val.programmaticStreamSerializationAllowed = 1;
+  return attribute;
+}
+
+template <class... Parameters, class... Arguments>
+cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                            cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute = order_attribute();
+  cudaLaunchConfig_t config = {};
+  config.gridDim = grid;
+  config.blockDim = block;
+  config.dynamicSmemBytes = shared_bytes;
+  config.stream = stream;
+  config.attrs = &attribute;
+  config.numAttrs = starts_in_order() ? 1 : 0;
+  return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+}  // namespace veneer::kernels::cuda

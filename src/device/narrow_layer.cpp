@@ -67,7 +67,7 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
   const int64_t n = x.size(0), m = z.size(1), d_out = dy.size(1);
   const auto type = x.options(), wide = type.dtype(at::kFloat);
   const at::Tensor dz = at::empty_like(z);
-  at::Tensor sums_of_dz, active, space;
+  at::Tensor active, dz_parts, space;
   const at::Tensor down = aligned(layer.down), up = aligned(layer.up), slopes = aligned(dy), under = aligned(residual);
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
     auto call = product<T>(layer, slopes, z);
@@ -76,20 +76,21 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
     call.first = in<T>(up), call.first_scale = static_cast<float>(layer.up_scale);
     call.second = in<T>(down), call.second_scale = static_cast<float>(layer.down_scale);
     if (wants_x) call.base = in<T>(under), call.y = out<T>(result.x), call.columns = x.size(1);
-    if (layer.down_bias.defined()) {
-      sums_of_dz = at::empty({cuda::narrow_sums(call), m}, wide);
-      call.dz_sums = out<float>(sums_of_dz);
-    }
     if (const int64_t bytes = cuda::narrow_sums_bytes(call); bytes > 0) {
       space = workspace(bytes, x);
       call.workspace = space.mutable_data_ptr();
-      result.up = at::empty({d_out, m}, layer.rounded ? type : wide);
-      layer.rounded ? void(call.rounded_up_sums = out<T>(result.up)) : void(call.up_sums = out<float>(result.up));
-      if (layer.up_bias.defined()) result.up_bias = at::empty({d_out}, wide);
-      call.dy_sums = out<float>(result.up_bias);
+      const auto given = layer.rounded ? type : wide;
+      result.up = at::empty({d_out, m}, given);
+      if (layer.up_bias.defined()) result.up_bias = at::empty({d_out}, given);
+      if (layer.down_bias.defined()) result.down_bias = at::empty({m}, given);
+      const auto give = [&]<class To>(cuda::NarrowSums<To>& sums) {
+        sums = {out<To>(result.up), out<To>(result.up_bias), out<To>(result.down_bias)};
+      };
+      layer.rounded ? give(call.rounded_sums) : give(call.sums);
     } else {
       active = at::empty({n, m + 8}, type);
-      call.active = out<T>(active);
+      if (layer.down_bias.defined()) dz_parts = at::empty({cuda::narrow_blocks(n), m}, wide);
+      call.active = out<T>(active), call.dz_parts = out<float>(dz_parts);
     }
     check(cuda::narrow_product(call, stream()));
   });
@@ -97,11 +98,9 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
     const at::Tensor sums = at::mm(active.t(), slopes);  // row m, of ones: those of dy
     result.up = scaled(sums.narrow(0, 0, m), layer.up_scale).t().contiguous();
     if (layer.up_bias.defined()) result.up_bias = sums.select(0, m);
+    if (layer.down_bias.defined()) result.down_bias = dz_parts.sum(0);
   }
   result.down = scaled(at::mm(dz.t(), x), layer.down_scale);
-  if (layer.down_bias.defined()) {
-    result.down_bias = sums_of_dz.size(0) == 1 ? sums_of_dz.select(0, 0) : sums_of_dz.sum(0);
-  }
   return result;
 }
 

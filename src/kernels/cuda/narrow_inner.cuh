@@ -19,7 +19,7 @@ struct Small {
   T* z;
   T* dz;
   T* active;
-  float* dz_sums;
+  float* dz_parts;
   float* up_parts;  // [clusters, m, columns] and [clusters, columns]: of shared_rows_kernel.cuh, backward
   float* dy_parts;
   const T* bias;

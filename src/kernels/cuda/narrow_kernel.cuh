@@ -157,11 +157,11 @@ __global__ void __launch_bounds__(threads, 1)
   async_fence();
   group_sync<working>(3);
   if constexpr (!forward) {
-    if (call.dz_sums != nullptr && threadIdx.x < call.m) {
+    if (call.dz_parts != nullptr && threadIdx.x < call.m) {
       float total = 0;
 #pragma unroll
       for (int i = 0; i < working / 32; ++i) total += totals[i * slab + threadIdx.x];
-      call.dz_sums[static_cast<int64_t>(blockIdx.x) * call.m + threadIdx.x] = total;
+      call.dz_parts[static_cast<int64_t>(blockIdx.x) * call.m + threadIdx.x] = total;
     }
   }
 

@@ -24,7 +24,7 @@ Small<T> small_of(const NarrowProduct<T>& c) {
           c.z,
           c.dz,
           c.active,
-          c.dz_sums,
+          c.dz_parts,
           /*up_parts=*/nullptr,
           /*dy_parts=*/nullptr,
           c.bias,
@@ -107,19 +107,19 @@ int64_t clusters_of(const NarrowProduct<T>& call) {
 
 template <class T>
 void add_up_sums(const NarrowProduct<T>& c, const Small<T>& small, int clusters, int blocks, cudaStream_t stream) {
-  const auto to = [&](auto* up) {
-    using To = std::remove_pointer_t<decltype(up)>;
-    launch_total(shared_rows::Total<To>{small.up_parts, small.dy_parts, small.dz_sums, clusters, blocks, small.m,
-                                        small.columns, c.first_scale, up, c.dy_sums, c.dz_sums},
+  const auto to = [&](const auto& sums) {
+    using To = std::remove_pointer_t<decltype(sums.up)>;
+    launch_total(shared_rows::Total<To>{small.up_parts, small.dy_parts, small.dz_parts, clusters, blocks, small.m,
+                                        small.columns, c.first_scale, sums},
                  stream);
   };
-  c.rounded_up_sums != nullptr ? to(c.rounded_up_sums) : to(c.up_sums);
+  c.rounded_sums.up != nullptr ? to(c.rounded_sums) : to(c.sums);
 }
 
 template <bool forward, int cluster, class T>
 cudaError_t launch_shared(const NarrowProduct<T>& c, cudaStream_t stream) {
   using Launch = SharedRows<T, forward, cluster>;
-  const bool has_sums = c.workspace != nullptr && (c.up_sums != nullptr || c.rounded_up_sums != nullptr);
+  const bool has_sums = c.workspace != nullptr && (c.sums.up != nullptr || c.rounded_sums.up != nullptr);
   if (!forward && !has_sums) return cudaErrorInvalidValue;
   if (const cudaError_t error = Launch::allow(); error != cudaSuccess) return error;
   constexpr int high = shared_rows::tile_rows;
@@ -135,8 +135,12 @@ cudaError_t launch_shared(const NarrowProduct<T>& c, cudaStream_t stream) {
   Small<T> small = small_of(c);
   if (!forward) {
     small.up_parts = static_cast<float*>(c.workspace);
-    if (c.dy_sums != nullptr) small.dy_parts = small.up_parts + clusters * c.m * c.depth;
-    if (c.dz_sums != nullptr) small.dz_sums = small.up_parts + clusters * (c.m + 1) * c.depth;
+    if (c.sums.x != nullptr || c.rounded_sums.x != nullptr) {
+      small.dy_parts = small.up_parts + clusters * c.m * c.depth;
+    }
+    if (c.sums.dz != nullptr || c.rounded_sums.dz != nullptr) {
+      small.dz_parts = small.up_parts + clusters * (c.m + 1) * c.depth;
+    }
   }
   const Launch launch(clusters, stream);
   const auto tiles = static_cast<int>(parts(c.rows, high));
@@ -211,13 +215,6 @@ int narrow_product(const NarrowProduct<T>& call, void* stream) {
 }
 
 template <class T>
-int64_t narrow_sums(const NarrowProduct<T>& call) {
-  return with_cluster(call, [&](auto forward, auto cluster) -> int64_t {
-    return forward || cluster != 0 ? 1 : parts(call.rows, slab);
-  });
-}
-
-template <class T>
 int64_t narrow_sums_bytes(const NarrowProduct<T>& call) {
   return with_cluster(call, [&](auto forward, auto cluster) -> int64_t {
     if constexpr (forward || cluster == 0) {
@@ -229,8 +226,6 @@ int64_t narrow_sums_bytes(const NarrowProduct<T>& call) {
   });
 }
 
-template int64_t narrow_sums(const NarrowProduct<Bf16>&);
-template int64_t narrow_sums(const NarrowProduct<Fp16>&);
 template int64_t narrow_sums_bytes(const NarrowProduct<Bf16>&);
 template int64_t narrow_sums_bytes(const NarrowProduct<Fp16>&);
 template int narrow_product(const NarrowProduct<Bf16>&, void*);

@@ -17,26 +17,32 @@ constexpr int64_t narrow_inner = 64;  // the most inner numbers m
 // forward:      z  = first_scale * x first^T + shift,      y = base + bias + second_scale * act(z) second^T
 //               first [m, depth], second [columns, m]; z is written
 // not forward:  dz = act'(z) * (first_scale * x first),    y = base + bias + second_scale * dz second
-//               first [depth, m], second [m, columns]; z is read, dz is written, and the sums over the rows that
-//               the gradients of `first` and of a bias behind it are:
-//               up_sums = first_scale * x^T act(z),  dy_sums = those of x
-//               where narrow_sums_bytes says so; elsewhere `active`, for a product with x that is both
+//               first [depth, m], second [m, columns]; z is read, dz is written, and where narrow_sums_bytes says so
+//               the sums that are the gradients of `first` and of the biases; elsewhere `active`, for a product with x
+//               that is those of x, and dz_parts
 // All contiguous and aligned to 16 bytes. y may be none of the others, and null with no columns. x is read once where
 // it is the base, has at most 4096 columns, and has no bias backward, otherwise twice. Results are the same from run to
 // run.
+// Of all rows: of first_scale * x^T act(z), of x and of dz.
+template <class To>
+struct NarrowSums {
+  To* up;  // [depth, m]
+  To* x;   // [depth], or null
+  To* dz;  // [m], or null
+};
+
 template <class T>
 struct NarrowProduct {
   const T* x;  // [rows, depth]
   const T* first;
-  const T* shift;  // [m], or null
-  T* z;            // [rows, m]
-  T* dz;           // [rows, m]
-  float* dz_sums;  // [narrow_sums, m], together those of dz over the rows; or null
-  T* active;       // [rows, m + 8]: act(z), a one, and zeros
-  float* up_sums;  // [depth, m]; or rounded:
-  T* rounded_up_sums;
-  float* dy_sums;   // [depth], or null
-  void* workspace;  // narrow_sums_bytes
+  const T* shift;          // [m], or null
+  T* z;                    // [rows, m]
+  T* dz;                   // [rows, m]
+  T* active;               // [rows, m + 8]: act(z), a one, and zeros
+  float* dz_parts;         // [narrow_blocks(rows), m]: of dz over the rows of a block, or null
+  NarrowSums<float> sums;  // or
+  NarrowSums<T> rounded_sums;
+  void* workspace;  // for sums
   const T* second;
   const T* base;  // [rows, columns], or null
   const T* bias;  // [columns], or null
@@ -55,11 +61,8 @@ inline bool narrow_product_supported(int device_major, int64_t depth, int64_t co
 
 // Whether this build has the kernel: one of its architectures is 90a.
 bool narrow_product_built();
-// How many rows of sums the call writes to dz_sums, on the current device. It depends, as the next does, on the sizes,
-// the base and the bias.
-template <class T>
-int64_t narrow_sums(const NarrowProduct<T>& call);
-// What the call needs to take the sums with x; 0: it does not take them, and writes `active`.
+inline int64_t narrow_blocks(int64_t rows) { return (rows + 63) / 64; }
+// Of the workspace, where the call takes sums on the current device, by its sizes, base and bias; 0: it does not.
 template <class T>
 int64_t narrow_sums_bytes(const NarrowProduct<T>& call);
 // Launches on `stream` (a cudaStream_t). T: Bf16, Fp16. Returns a cudaError_t, 0 on success: cudaErrorInvalidValue for

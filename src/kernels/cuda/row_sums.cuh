@@ -57,6 +57,7 @@ struct RowProducts {
 };
 
 constexpr int row_sums_rank = 16, row_sums_columns = 4;  // of a lane, for 64 sums in registers
+static_assert(row_sums_columns == 4, "loaded as 8 bytes, stored as 16");
 constexpr int row_sums_width = 32 * row_sums_columns, row_products_width = 32 * 8;
 
 // What is read once and should not take the place of what is read again.
@@ -70,8 +71,8 @@ __device__ float half_of(uint32_t word, bool upper) {
   return wide(T{static_cast<uint16_t>(upper ? word >> 16 : word)});
 }
 
-// One warp, one group of rows. The rows come in chunks, the next one while this one is multiplied; of `left` each lane
-// loads a part of the chunk, for all.
+// One warp, one group of rows. The rows come in chunks, the next ones while this one is multiplied; of `left` each
+// lane loads a part of the chunk, for all.
 template <bool masked, class T>
 __device__ void sum_group(const RowSums<T>& call, int first_column, int group) {
   constexpr int R = row_sums_rank, columns = row_sums_columns, chunk = 8, words = chunk * R / 64;
@@ -107,9 +108,11 @@ __device__ void sum_group(const RowSums<T>& call, int first_column, int group) {
 
   float sums[R][columns] = {};
   Chunk now = fetch(begin);
+  [[maybe_unused]] Chunk next;
+  if constexpr (!masked) next = fetch(begin + chunk);  // a mask takes the registers
 #pragma unroll 1
   for (int first = begin; first < end; first += chunk) {
-    const Chunk next = fetch(first + chunk);
+    const Chunk last = fetch(first + (masked ? 1 : 2) * chunk);
     [[maybe_unused]] BlockKey own{};
     if constexpr (masked) {  // of one row each
       own = block_key(seed, (static_cast<uint64_t>(first + lane % chunk) * d + first_column) / dropout_block);
@@ -137,7 +140,11 @@ __device__ void sum_group(const RowSums<T>& call, int first_column, int group) {
         }
       }
     }
-    now = next;
+    if constexpr (masked) {
+      now = last;
+    } else {
+      now = next, next = last;
+    }
   }
 
   if (!inside) return;

@@ -71,7 +71,7 @@ __device__ __forceinline__ void run_middle(const Memory<forward>& memory, const 
   }
 
   if constexpr (!forward) {
-    if (call.dz_sums != nullptr) {
+    if (call.dz_parts != nullptr) {
       const uint32_t room = memory.sums(0);
       group_sync<warps * 32>(1);  // all have read what came there last
       store_shared(room + warp * slab * 4 + pair * 8, __float_as_uint(total.x));
@@ -81,7 +81,7 @@ __device__ __forceinline__ void run_middle(const Memory<forward>& memory, const 
         float of_block = 0;
 #pragma unroll
         for (int i = 0; i < warps; ++i) of_block += __uint_as_float(load_shared(room + i * slab * 4 + thread * 4));
-        call.dz_sums[static_cast<int64_t>(blockIdx.x) * call.m + thread] = of_block;
+        call.dz_parts[static_cast<int64_t>(blockIdx.x) * call.m + thread] = of_block;
       }
     }
   }

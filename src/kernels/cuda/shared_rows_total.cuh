@@ -14,8 +14,8 @@ namespace shared_rows {
 
 constexpr int total_threads = 1024, total_columns = total_threads / narrow_inner;
 
-// to_x[k] = the sums over clusters of x_parts[cluster, k], to_up[k, j] = scale * those of up_parts[cluster, j, k], and
-// to_dz[j] = the sums over blocks of dz_parts[block, j].
+// to.x[k] = the sums over clusters of x_parts[cluster, k], to.up[k, j] = scale * those of up_parts[cluster, j, k], and
+// to.dz[j] = the sums over blocks of dz_parts[block, j].
 template <class To>
 struct Total {
   const float* up_parts;
@@ -23,9 +23,7 @@ struct Total {
   const float* dz_parts;  // or null
   int clusters, blocks, m, columns;
   float scale;
-  To* to_up;
-  float* to_x;
-  float* to_dz;
+  NarrowSums<To> to;
 
   __host__ __device__ int up_blocks() const { return (columns + total_columns - 1) / total_columns; }
   __host__ __device__ int x_blocks() const {
@@ -52,12 +50,14 @@ __global__ void __launch_bounds__(total_threads) add_up_clusters(const Total<To>
       turned[slice * pitch + column] = total(of.dz_parts + column, of.m, slice, of.blocks, total_columns);
     }
     __syncthreads();
-    if (thread < of.m) of.to_dz[thread] = total(turned + thread, pitch, 0, total_columns, 1);
+    if (thread < of.m) of.to.dz[thread] = narrow<To>(total(turned + thread, pitch, 0, total_columns, 1));
     return;
   }
   if (block >= up_blocks) {
     const int column = (block - up_blocks) * total_threads + thread;
-    if (column < of.columns) of.to_x[column] = total(of.x_parts + column, of.columns, 0, of.clusters, 1);
+    if (column < of.columns) {
+      of.to.x[column] = narrow<To>(total(of.x_parts + column, of.columns, 0, of.clusters, 1));
+    }
     return;
   }
   const int first_column = block * total_columns, column = thread % total_columns, row = thread / total_columns;
@@ -68,7 +68,7 @@ __global__ void __launch_bounds__(total_threads) add_up_clusters(const Total<To>
   __syncthreads();
   const int to = thread / of.m;
   if (to < total_columns && first_column + to < of.columns) {
-    of.to_up[static_cast<int64_t>(first_column) * of.m + thread] =
+    of.to.up[static_cast<int64_t>(first_column) * of.m + thread] =
         narrow<To>(turned[to * pitch + thread % of.m] * of.scale);
   }
 }

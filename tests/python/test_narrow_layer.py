@@ -51,10 +51,20 @@ def adapter(wiring: str, d: int, **fields) -> tuple[nn.Module, dict[str, nn.Para
     return (net.same if wiring == "output" else net.doubled), parameters
 
 
+def by_hand_inner(x, p):
+    z = x @ p["down_weight"].T
+    return z + p["down_bias"] if "down_bias" in p else z
+
+
 def by_hand(x, y, p, activation, scale):
-    h = activation(x @ p["down_weight"].T + p["down_bias"]) if "down_bias" in p else activation(x @ p["down_weight"].T)
-    update = h @ p["up_weight"].T
+    update = activation(by_hand_inner(x, p)) @ p["up_weight"].T
     return y + scale * (update + p["up_bias"] if "up_bias" in p else update)
+
+
+def clear_of_the_kink(x, p):
+    """x without rows for which float32 sums may fall on either side of relu's kink: the slope there is none to compare."""
+    z = by_hand_inner(x.double(), {name: t.detach().double() for name, t in p.items()})
+    return torch.where((z.abs() < 1e-4).any(-1, keepdim=True), 0, x)
 
 
 def compare(wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1.0, bias=True, device="cpu"):
@@ -67,6 +77,8 @@ def compare(wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1
     layer.to(device, dtype)
     torch.manual_seed(1)
     x, slope = torch.randn(shape).to(device, dtype), torch.randn(shape).to(device, dtype)
+    if activation == "relu":
+        x = clear_of_the_kink(x, parameters)
     results = []
     for kind in (dtype, torch.float64):
         leaf = x.to(kind, copy=True).requires_grad_()

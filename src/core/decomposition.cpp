@@ -34,7 +34,7 @@ device::RowNorms Decomposition::row_norms(const at::Tensor& weight, const Params
   const at::Tensor w = weight.detach();
   if (!composed && matrix_->form() == Matrix::Form::factors) {
     const auto factors = matrix_->prepare(params);
-    if (device::takes_row_norms(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__))) {
+    if (device::takes_row_norms(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__), magnitudes)) {
       return device::row_norms(w, factors[0], factors[1], scale_, smallest_norm, magnitudes);
     }
   }

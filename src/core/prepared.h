@@ -36,7 +36,7 @@ struct Prepared {
   std::vector<at::Tensor> forward(const Dropped& x, const Base& base, const at::Tensor& gain) const;
   struct Gradients {
     std::vector<at::Tensor> tensors;
-    at::Tensor x;     // with base.y added
+    at::Tensor x;     // with base.y added, where that is the base
     at::Tensor gain;  // where all come from one product
   };
   // Whether all gradients come from the layer's own product, which can do that on a GPU.

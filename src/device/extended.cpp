@@ -17,7 +17,7 @@ namespace {
 
 at::Tensor scaled_rows(const at::Tensor& weight, const at::Tensor& gain) {
   at::Tensor result = at::empty_like(weight);
-  const at::Tensor gains = gain.contiguous();
+  const at::Tensor gains = gain.to(at::kFloat).contiguous();
   for_16_bit(weight.scalar_type(), [&]<class T>(T) {
     check(cuda::scaled_rows(in<T>(weight), weight.size(0), weight.size(1), in<float>(gains), out<T>(result), stream()));
   });
@@ -30,7 +30,8 @@ Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& 
   const int64_t columns = weight.size(forward ? 0 : 1);
   const at::Tensor y = at::empty({x.size(0), columns}, x.options());
   const at::Tensor plain = gain.defined() ? at::empty_like(y) : at::Tensor();
-  const at::Tensor left = aligned(h), factor = aligned(p), shift = aligned(bias), gains = aligned(gain);
+  const at::Tensor left = aligned(h), factor = aligned(p), shift = aligned(bias);
+  const at::Tensor gains = gain.defined() ? aligned(gain.to(at::kFloat)) : gain;
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
     cuda::ExtendedProduct<T> call{};
     call.x = in<T>(x), call.rows = x.size(0), call.depth = x.size(1);

@@ -9,7 +9,7 @@
 
 namespace veneer::device {
 
-// Whether there is a kernel for x W^T, or x W with `turned`, and an update of that rank that is added in the same sum:
+// Whether there is a kernel for x W^T, and dy W, with an update of that rank that is added in the same sum:
 // on a GPU of compute capability 9.0, for contiguous 16-bit matrices with sizes that are multiples of 8.
 bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank);
 

@@ -69,8 +69,9 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
   const at::Tensor dz = at::empty_like(z);
   at::Tensor active, dz_parts, space;
   const at::Tensor down = aligned(layer.down), up = aligned(layer.up), slopes = aligned(dy), under = aligned(residual);
+  const at::Tensor kept = aligned(z);
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
-    auto call = product<T>(layer, slopes, z);
+    auto call = product<T>(layer, slopes, kept);
     call.forward = false;
     call.dz = out<T>(dz);
     call.first = in<T>(up), call.first_scale = static_cast<float>(layer.up_scale);

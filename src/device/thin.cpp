@@ -115,8 +115,10 @@ void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& fac
   });
 }
 
-bool takes_row_norms(const at::Tensor& weight, int64_t rank) {
-  return rank <= cuda::row_norms_rank && takes_thin(weight, rank);
+bool takes_row_norms(const at::Tensor& weight, int64_t rank, const at::Tensor& magnitudes) {
+  return rank <= cuda::row_norms_rank && takes_thin(weight, rank) &&
+         (!magnitudes.defined() || magnitudes.scalar_type() == at::kFloat ||
+          magnitudes.scalar_type() == weight.scalar_type());
 }
 
 RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale, double smallest,
@@ -158,7 +160,7 @@ void expand_into(const at::Tensor&, const at::Tensor&, const at::Tensor&, double
                  const at::Tensor&) {
   absent();
 }
-bool takes_row_norms(const at::Tensor&, int64_t) { return false; }
+bool takes_row_norms(const at::Tensor&, int64_t, const at::Tensor&) { return false; }
 RowNorms row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double, const at::Tensor&) {
   absent();
 }

@@ -29,7 +29,8 @@ void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& fac
                  const at::Tensor& bias, const at::Tensor& base);
 
 // Whether there is a kernel for the norms of weight's rows with an update of that rank: as takes_thin, of a lower one.
-bool takes_row_norms(const at::Tensor& weight, int64_t rank);
+// Magnitudes, where there are any, are in weight's dtype or float32.
+bool takes_row_norms(const at::Tensor& weight, int64_t rank, const at::Tensor& magnitudes);
 struct RowNorms {
   at::Tensor norms, gains;  // [d_out]
 };

@@ -67,14 +67,16 @@ def clear_of_the_kink(x, p):
     return torch.where((z.abs() < 1e-4).any(-1, keepdim=True), 0, x)
 
 
-def compare(wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1.0, bias=True, device="cpu"):
-    """Output and every gradient against the formula in float64; used by test_gpu.py too."""
+def compare(
+    wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1.0, bias=True, device="cpu", own_dtype=None
+):
+    """Output and every gradient against the formula in float64; used by test_gpu.py too. `own_dtype`: the adapter's."""
     layer, parameters = adapter(
         wiring, shape[-1], bottleneck_size=size, non_linearity=activation, scaling=scale, use_bias=bias
     )
     with torch.no_grad():
         parameters["down_weight"].mul_(size**0.5 / shape[-1] ** 0.5)  # inner numbers of one size for every shape
-    layer.to(device, dtype)
+    layer.to(device, own_dtype or dtype)
     torch.manual_seed(1)
     x, slope = torch.randn(shape).to(device, dtype), torch.randn(shape).to(device, dtype)
     if activation == "relu":
@@ -94,7 +96,7 @@ def compare(wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1
         results.append(dict(zip(["output", "x", *names], [out, *grads], strict=True)))
     for name, expected in results[1].items():
         error = (results[0][name].double() - expected).abs().max() / expected.abs().max()
-        assert error < (2e-5 if dtype is torch.float32 else 2e-2), name
+        assert error < (2e-5 if dtype is torch.float32 else 2e-2), (name, error)
 
 
 @pytest.mark.parametrize("wiring", ["output", "parallel:0"])

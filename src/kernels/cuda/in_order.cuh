@@ -18,11 +18,12 @@ __device__ __forceinline__ void await_order() {
 #endif
 }
 
-// Whether the current device can do that.
-inline bool starts_in_order() {
-  int device = 0, major = 0;
-  return cudaGetDevice(&device) == cudaSuccess &&
-         cudaDeviceGetAttribute(&major, cudaDevAttrComputeCapabilityMajor, device) == cudaSuccess && major >= 9;
+// Whether the kernel, as it is on the current device, has the wait: what newer devices make of an older architecture's
+// PTX has not.
+template <class Kernel>
+bool awaits_order(Kernel* kernel) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
 }
 
 inline cudaLaunchAttribute order_attribute() {
@@ -42,7 +43,7 @@ cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
   config.attrs = &attribute;
-  config.numAttrs = starts_in_order() ? 1 : 0;
+  config.numAttrs = awaits_order(kernel) ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
 

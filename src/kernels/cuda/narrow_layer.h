@@ -14,16 +14,7 @@ enum class Nonlinearity : int { gelu, gelu_tanh, relu, silu, tanh };
 
 constexpr int64_t narrow_inner = 64;  // the most inner numbers m
 
-// forward:      z  = first_scale * x first^T + shift,      y = base + bias + second_scale * act(z) second^T
-//               first [m, depth], second [columns, m]; z is written
-// not forward:  dz = act'(z) * (first_scale * x first),    y = base + bias + second_scale * dz second
-//               first [depth, m], second [m, columns]; z is read, dz is written, and where narrow_sums_bytes says so
-//               the sums that are the gradients of `first` and of the biases; elsewhere `active`, for a product with x
-//               that is those of x, and dz_parts
-// All contiguous and aligned to 16 bytes. y may be none of the others, and null with no columns. x is read once where
-// it is the base, has at most 4096 columns, and has no bias backward, otherwise twice. Results are the same from run to
-// run.
-// Of all rows: of first_scale * x^T act(z), of x and of dz.
+// The sums over all rows: of first_scale * x^T act(z), of x and of dz.
 template <class To>
 struct NarrowSums {
   To* up;  // [depth, m]
@@ -31,6 +22,15 @@ struct NarrowSums {
   To* dz;  // [m], or null
 };
 
+// forward:      z  = first_scale * x first^T + shift,      y = base + bias + second_scale * act(z) second^T
+//               first [m, depth], second [columns, m]; z is written
+// not forward:  dz = act'(z) * (first_scale * x first),    y = base + bias + second_scale * dz second
+//               first [depth, m], second [m, columns]; z is read, dz is written, and where narrow_sums_bytes says so
+//               the sums that are the gradients of `first` and of the biases; elsewhere `active`, for a product with x
+//               that is those of x, and dz_parts
+// All contiguous and aligned to 16 bytes. y may be none of the others, and null with no columns. x is read once where
+// it is the base and has 1025 to 4096 columns (backward, without a bias), otherwise twice. Results are the same from
+// run to run.
 template <class T>
 struct NarrowProduct {
   const T* x;  // [rows, depth]

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // The second half of the sums over rows that shared_rows_kernel.cuh takes backward: those of the clusters, in their
-// order. A thread a number, unlike add_up.cuh, since few columns have many clusters.
+// order. A thread a number, unlike add_up.cuh's turned sums, since few columns have many clusters.
 #pragma once
 
 #include "kernels/cuda/in_order.cuh"

@@ -114,11 +114,12 @@ Prepared::Gradients Prepared::backward(const at::Tensor& dy, const Dropped& x, c
       const at::Tensor a = as(tensors[0], dy), b = as(tensors[1], dy);
       const at::Tensor own_gain = gain.defined() ? as(gain, dy) : gain;
       const at::Tensor factor = gain.defined() ? b * own_gain.unsqueeze(1) : b;
-      const auto [dh, db] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy));
+      const auto [dh, sum] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy));
+      const at::Tensor db = gained(sum, rounded(1, dy) ? own_gain : gain);
       if (wants_x && in_product(dy, x, base)) {
         const auto found =
             device::extended_gradients(dy, dh, {base.weight, x, a, rounded(0, dy), gain, scaling.y, base.bias});
-        return {{found.a, gained(db, rounded(1, dy) ? own_gain : gain)}, found.x, found.gain};
+        return {{found.a, db}, found.x, found.gain};
       }
       if (wants_x && base.weight.defined() && device::takes_extended(dy, base.weight, dh.size(1)) &&
           device::takes_extended_mask(base.weight, x)) {
@@ -126,7 +127,7 @@ Prepared::Gradients Prepared::backward(const at::Tensor& dy, const Dropped& x, c
       } else if (wants_x) {
         dx = turned(dh, a, 1.0, x, dy, base);
       }
-      return {{sum_rows(x, dh, 1.0, rounded(0, dy)), gained(db, rounded(1, dy) ? own_gain : gain)}, dx, {}};
+      return {{sum_rows(x, dh, 1.0, rounded(0, dy)), db}, dx, {}};
     }
     case Matrix::Form::dense: {
       const at::Tensor m = as(tensors[0], dy);

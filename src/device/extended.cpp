@@ -24,6 +24,19 @@ at::Tensor scaled_rows(const at::Tensor& weight, const at::Tensor& gain) {
   return result;
 }
 
+// x weight^T + h p^T, or x weight + h p with the mask's: what both calls have in common.
+template <class T>
+cuda::ExtendedProduct<T> call_of(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h,
+                                 const at::Tensor& p, const Dropped& mask, const at::Tensor& y, bool forward) {
+  cuda::ExtendedProduct<T> call{};
+  call.x = in<T>(x), call.rows = x.size(0), call.depth = x.size(1);
+  call.w = in<T>(weight), call.columns = y.size(1);
+  call.h = in<T>(h), call.p = in<T>(p), call.rank = h.size(1);
+  call.mask = mask_of(mask), call.kept_scale = static_cast<float>(kept_scale(mask));
+  call.y = out<T>(y), call.forward = forward;
+  return call;
+}
+
 Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,
                const at::Tensor& bias, const at::Tensor& gain, const Dropped& mask, bool forward) {
   const c10::cuda::CUDAGuard guard(x.device());
@@ -33,13 +46,8 @@ Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& 
   const at::Tensor left = aligned(h), factor = aligned(p), shift = aligned(bias);
   const at::Tensor gains = gain.defined() ? aligned(gain.to(at::kFloat)) : gain;
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
-    cuda::ExtendedProduct<T> call{};
-    call.x = in<T>(x), call.rows = x.size(0), call.depth = x.size(1);
-    call.w = in<T>(weight), call.columns = columns;
-    call.h = in<T>(left), call.p = in<T>(factor), call.rank = h.size(1);
-    call.bias = in<T>(shift), call.gain = in<float>(gains);
-    call.mask = mask_of(mask), call.kept_scale = static_cast<float>(kept_scale(mask));
-    call.y = out<T>(y), call.plain = out<T>(plain), call.forward = forward;
+    auto call = call_of<T>(x, weight, left, factor, mask, y, forward);
+    call.bias = in<T>(shift), call.gain = in<float>(gains), call.plain = out<T>(plain);
     check(cuda::extended_product(call, stream()));
   });
   return {y, plain};
@@ -89,12 +97,7 @@ ExtendedGradients extended_gradients(const at::Tensor& dy, const at::Tensor& dh,
   const at::Tensor left = aligned(dh), factor = aligned(layer.a), shift = aligned(layer.bias);
   const at::Tensor plain = gained ? aligned(layer.plain) : at::Tensor();
   for_16_bit(dy.scalar_type(), [&]<class T>(T) {
-    cuda::ExtendedProduct<T> call{};
-    call.x = in<T>(dy), call.rows = n, call.depth = d_out;
-    call.w = in<T>(weight), call.columns = d_in;
-    call.h = in<T>(left), call.p = in<T>(factor), call.rank = r;
-    call.mask = mask_of(layer.x), call.kept_scale = static_cast<float>(kept_scale(layer.x));
-    call.y = out<T>(result.x), call.forward = false;
+    auto call = call_of<T>(dy, weight, left, factor, layer.x, result.x, /*forward=*/false);
     auto& sums = call.sums;
     sums.other = in<T>(layer.x.x);
     sums.plain = in<T>(plain), sums.plain_bias = in<T>(shift), sums.of_plain = out<float>(result.gain);

@@ -44,18 +44,13 @@ std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& fac
   return {h, sums};
 }
 
-// Whether t [rows, columns] lies row by row, aligned.
-bool lies(const at::Tensor& t, int64_t row, int64_t column) {
-  return t.stride(1) == column && t.stride(0) == row && reinterpret_cast<uintptr_t>(t.const_data_ptr()) % 16 == 0;
-}
-
 // The same as `reduced` where blocks with whole rows suit, which write no partial results; else undefined.
 at::Tensor reduced_by_rows(const at::Tensor& x, const at::Tensor& factor, double scale) {
   const int64_t n = x.size(0), d = x.size(1), r = factor.size(0);
   const int major = at::cuda::getDeviceProperties(x.get_device())->major;
-  const bool turned = !lies(factor, d, 1);
+  const bool turned = !is_aligned(factor);
   if (!cuda::row_product_supported(major, processors(), n, d, r) || !cuda::row_product_built() ||
-      (turned && !lies(factor, 1, r))) {
+      (turned && !is_aligned(factor.t()))) {
     return {};
   }
   at::Tensor h = at::empty({n, r}, x.options());

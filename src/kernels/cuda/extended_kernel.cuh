@@ -84,7 +84,7 @@ __global__ void __launch_bounds__(threads, 1)
   using L = Layout<columns>;
   constexpr bool forward = kind == Kind::forward || kind == Kind::gained;
   extern __shared__ uint8_t memory[];
-  const uint32_t ring = (hopper::shared_address(memory) + alignment - 1) / alignment * alignment;
+  const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
   const auto full = [&](int stage) { return ring + L::barriers + stage * 16; };
   const auto empty = [&](int stage) { return ring + L::barriers + stage * 16 + 8; };
   const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors

@@ -62,10 +62,6 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
   constexpr int bytes = Layout<columns>::bytes;
   static_assert(bytes <= shared_limit);
 
-  // A body without registers is that of a build without 90a.
-  cudaFuncAttributes attributes;
-  if (const cudaError_t error = cudaFuncGetAttributes(&attributes, function); error != cudaSuccess) return error;
-  if (attributes.numRegs < 64) return cudaErrorNoKernelImageForDevice;
   if (const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
       error != cudaSuccess) {
     return error;
@@ -91,23 +87,13 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
   shape.row_tiles = static_cast<int>(parts(c.rows, tile_rows * cluster));
   shape.column_tiles = static_cast<int>(parts(c.columns, columns));
 
-  cudaLaunchAttribute ways[2] = {{}, order_attribute()};
-  ways[0].id = cudaLaunchAttributeClusterDimension;
-  ways[0].val.clusterDim = {cluster, 1, 1};
-  cudaLaunchConfig_t config = {};
   const int64_t clusters = std::min<int64_t>(tiles<columns, cluster>(call), std::max(processors / cluster, 1));
-  config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = bytes;
-  config.stream = stream;
-  config.attrs = ways;
-  config.numAttrs = 2;
-
+  const ClusterLaunch ways(cluster, clusters, threads, bytes, stream);
   More<T> more = more_of(call, processors);
-  if (c.sums.other == nullptr) return cudaLaunchKernelEx(&config, function, maps, more, shape);
+  if (c.sums.other == nullptr) return cudaLaunchKernelEx(&ways.config, function, maps, more, shape);
   more.of_other.parts = static_cast<float*>(c.sums.workspace);
   more.of_plain.parts = more.of_other.parts + more.of_other.numbers();
-  if (const cudaError_t error = cudaLaunchKernelEx(&config, function, maps, more, shape); error != cudaSuccess) {
+  if (const cudaError_t error = cudaLaunchKernelEx(&ways.config, function, maps, more, shape); error != cudaSuccess) {
     return error;
   }
   add_up_sums(call, more, stream);
@@ -160,6 +146,7 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
     return cudaErrorInvalidValue;
   }
   if (call.rows == 0) return cudaSuccess;
+  if (!extended_product_built()) return cudaErrorNoKernelImageForDevice;
   if (encoder() == nullptr) return cudaErrorNotSupported;
   return choose<cluster>(call, columns, processors, static_cast<cudaStream_t>(stream));
 }
@@ -167,11 +154,7 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
 }  // namespace
 
 bool extended_product_built() {
-  static const bool built = [] {
-    cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, kernel<Bf16, Kind::forward, 256, 2>) == cudaSuccess &&
-           attributes.numRegs >= 64;
-  }();
+  static const bool built = has_body(kernel<Bf16, Kind::forward, 256, 2>, 64);
   return built;
 }
 

@@ -12,10 +12,6 @@
 
 namespace veneer::kernels::cuda::hopper {
 
-__device__ __forceinline__ uint32_t shared_address(const void* pointer) {
-  return static_cast<uint32_t>(__cvta_generic_to_shared(pointer));
-}
-
 // --- Barriers. A phase ends with the expected arrivals and bytes; waiting for the phase before the first returns at
 // once.
 __device__ __forceinline__ void barrier_init(uint32_t barrier, uint32_t arrivals) {
@@ -260,24 +256,7 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// Four 8x8 matrices of 16-bit numbers, lane 8i + j with the address of row j of matrix i, as rows or `turned`; lane l
-// gets two neighbours in row l / 4.
-template <bool turned>
-__device__ __forceinline__ void load_matrices(uint32_t (&to)[4], uint32_t from) {
-  if constexpr (turned) {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(from)
-                 : "memory");
-  } else {
-    asm volatile("ldmatrix.sync.aligned.m8n8.x4.shared::cta.b16 {%0, %1, %2, %3}, [%4];"
-                 : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
-                 : "r"(from)
-                 : "memory");
-  }
-}
-
-// What load_matrices<true> has read, back.
+// What load_blocks<true> (kernels/cuda/numbers.cuh) has read, back.
 __device__ __forceinline__ void store_turned(uint32_t to, const uint32_t (&from)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(from[0]),
                "r"(from[1]), "r"(from[2]), "r"(from[3])

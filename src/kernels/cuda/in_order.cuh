@@ -6,6 +6,7 @@
 
 #include <cuda_runtime.h>
 
+#include <cstdint>
 #include <utility>
 
 namespace veneer::kernels::cuda {
@@ -33,9 +34,16 @@ inline cudaLaunchAttribute order_attribute() {
   return attribute;
 }
 
+// With as much shared memory as it needs.
 template <class... Parameters, class... Arguments>
 cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                             cudaStream_t stream, Arguments&&... arguments) {
+  constexpr size_t unasked = 48 * 1024;
+  if (shared_bytes > unasked) {
+    const cudaError_t error =
+        cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
+    if (error != cudaSuccess) return error;
+  }
   cudaLaunchAttribute attribute = order_attribute();
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
@@ -46,5 +54,24 @@ cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block
   config.numAttrs = awaits_order(kernel) ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
 }
+
+// How clusters of blocks are launched, in order, of a kernel that is only built where it waits.
+struct ClusterLaunch {
+  cudaLaunchAttribute attributes[2] = {{}, order_attribute()};
+  cudaLaunchConfig_t config = {};
+
+  ClusterLaunch(int cluster, int64_t clusters, int threads, int shared_bytes, cudaStream_t stream) {
+    attributes[0].id = cudaLaunchAttributeClusterDimension;
+    attributes[0].val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
+    config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
+    config.blockDim = dim3(static_cast<unsigned>(threads));
+    config.dynamicSmemBytes = static_cast<size_t>(shared_bytes);
+    config.stream = stream;
+    config.attrs = attributes;
+    config.numAttrs = 2;
+  }
+  ClusterLaunch(const ClusterLaunch&) = delete;
+  ClusterLaunch& operator=(const ClusterLaunch&) = delete;
+};
 
 }  // namespace veneer::kernels::cuda

@@ -43,9 +43,9 @@ __global__ void __launch_bounds__(threads, 1)
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
   extern __shared__ uint8_t memory[];
-  const uint32_t ring = (hopper::shared_address(memory) + alignment - 1) / alignment * alignment;
+  const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
   const uint32_t inner = ring + inner_at;
-  auto* const sums = reinterpret_cast<float*>(memory + (ring - hopper::shared_address(memory)) + stored_at);
+  auto* const sums = reinterpret_cast<float*>(memory + (ring - shared_address(memory)) + stored_at);
   const auto full = [&](int stage) { return ring + barriers_at + stage * 16; };
   const auto empty = [&](int stage) { return ring + barriers_at + stage * 16 + 8; };
   const int group = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors
@@ -152,7 +152,7 @@ __global__ void __launch_bounds__(threads, 1)
     }
   }
   if constexpr (!whole) return;
-  auto* const totals = reinterpret_cast<float*>(memory + (ring - hopper::shared_address(memory)) + dz_sums_at);
+  auto* const totals = reinterpret_cast<float*>(memory + (ring - shared_address(memory)) + dz_sums_at);
   if constexpr (!forward) reinterpret_cast<float2*>(totals + threadIdx.x / 32 * slab)[lane] = own_total;
   async_fence();
   group_sync<working>(3);

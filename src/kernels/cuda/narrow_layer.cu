@@ -41,12 +41,6 @@ Small<T> small_of(const NarrowProduct<T>& c) {
 
 template <bool forward, class T>
 cudaError_t launch(const NarrowProduct<T>& c, cudaStream_t stream) {
-  const auto function = kernel<T, forward>;
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-      error != cudaSuccess) {
-    return error;
-  }
   Maps maps{};
   bool encoded =
       encode(&maps.x, c.x, c.rows, c.depth, slab) &&
@@ -66,22 +60,10 @@ cudaError_t launch(const NarrowProduct<T>& c, cudaStream_t stream) {
 template <class T, bool forward, int cluster>
 struct SharedRows {
   static constexpr auto function = shared_rows::kernel<T, forward, cluster>;
-  cudaLaunchAttribute attributes[2] = {{}, order_attribute()};
-  cudaLaunchConfig_t config = {};
 
-  explicit SharedRows(int64_t clusters, cudaStream_t stream = nullptr) {
-    attributes[0].id = cudaLaunchAttributeClusterDimension;
-    attributes[0].val.clusterDim = {cluster, 1, 1};
-    config.gridDim = dim3(static_cast<unsigned>(clusters * cluster));
-    config.blockDim = dim3(shared_rows::threads);
-    config.dynamicSmemBytes = shared_rows::Plan<forward>::shared_bytes;
-    config.stream = stream;
-    config.attrs = attributes;
-    config.numAttrs = 2;
+  static ClusterLaunch launch(int64_t clusters, cudaStream_t stream = nullptr) {
+    return {cluster, clusters, shared_rows::threads, shared_rows::Plan<forward>::shared_bytes, stream};
   }
-  SharedRows(const SharedRows&) = delete;
-  SharedRows& operator=(const SharedRows&) = delete;
-
   static cudaError_t allow() {
     const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
                                                    shared_rows::Plan<forward>::shared_bytes);
@@ -95,7 +77,7 @@ template <bool forward, int cluster, class T>
 int64_t clusters_of(const NarrowProduct<T>& call) {
   using Launch = SharedRows<T, forward, cluster>;
   static const int fit = [] {
-    const Launch launch(1);
+    const ClusterLaunch launch = Launch::launch(1);
     int found = 0;
     const bool known = Launch::allow() == cudaSuccess &&
                        cudaOccupancyMaxActiveClusters(&found, Launch::function, &launch.config) == cudaSuccess;
@@ -142,7 +124,7 @@ cudaError_t launch_shared(const NarrowProduct<T>& c, cudaStream_t stream) {
       small.dz_parts = small.up_parts + clusters * (c.m + 1) * c.depth;
     }
   }
-  const Launch launch(clusters, stream);
+  const ClusterLaunch launch = Launch::launch(clusters, stream);
   const auto tiles = static_cast<int>(parts(c.rows, high));
   const auto own_slabs = static_cast<int>(parts(parts(c.depth, slab), cluster));
   const cudaError_t error = cudaLaunchKernelEx(&launch.config, Launch::function, maps, small, tiles, own_slabs);
@@ -174,12 +156,6 @@ auto with_cluster(const NarrowProduct<T>& call, const F& f) {
   return call.forward ? sized(std::true_type{}) : sized(std::false_type{});
 }
 
-// A body without registers is that of a build without 90a.
-bool built() {
-  cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, kernel<Bf16, true>) == cudaSuccess && attributes.numRegs >= 48;
-}
-
 template <class T>
 cudaError_t checked(const NarrowProduct<T>& call, cudaStream_t stream) {
   int device, major;
@@ -205,7 +181,7 @@ cudaError_t checked(const NarrowProduct<T>& call, cudaStream_t stream) {
 }  // namespace
 
 bool narrow_product_built() {
-  static const bool found = built();
+  static const bool found = has_body(kernel<Bf16, true>, 48);
   return found;
 }
 

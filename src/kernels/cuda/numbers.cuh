@@ -67,8 +67,7 @@ __device__ void copies_wait() {
 
 // Four 8 x 8 blocks, lane i naming a row of block i / 8: rows as they lie, or `turned`: columns as rows.
 template <bool turned>
-__device__ void load_blocks(uint32_t (&to)[4], const void* row) {
-  const uint32_t address = shared_address(row);
+__device__ void load_blocks(uint32_t (&to)[4], uint32_t address) {
   if constexpr (turned) {
     asm volatile("ldmatrix.sync.aligned.m8n8.x4.trans.shared.b16 {%0, %1, %2, %3}, [%4];"
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
@@ -78,6 +77,10 @@ __device__ void load_blocks(uint32_t (&to)[4], const void* row) {
                  : "=r"(to[0]), "=r"(to[1]), "=r"(to[2]), "=r"(to[3])
                  : "r"(address));
   }
+}
+template <bool turned>
+__device__ void load_blocks(uint32_t (&to)[4], const void* row) {
+  load_blocks<turned>(to, shared_address(row));
 }
 
 // sum [16, 8] += a [16, 16] b [16, 8]. Lane l holds, with g = l / 4 and q = 2 (l % 4): of a the pairs (g, q), (g + 8,

@@ -12,12 +12,6 @@ namespace {
 
 template <bool turned, class T>
 cudaError_t launch(const RowProduct<T>& c, cudaStream_t stream) {
-  const auto function = kernel<T, !turned, /*whole=*/false>;
-  if (const cudaError_t error =
-          cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize, shared_bytes);
-      error != cudaSuccess) {
-    return error;
-  }
   Maps maps{};
   if (!encode(&maps.x, c.x, c.rows, c.depth, slab) ||
       !(turned ? encode(&maps.first, c.factor, c.depth, c.rank, slab)
@@ -29,8 +23,8 @@ cudaError_t launch(const RowProduct<T>& c, cudaStream_t stream) {
   small.rows = static_cast<int>(c.rows), small.m = static_cast<int>(c.rank);
   small.blocks = static_cast<int>(parts(c.depth, slab));
   small.first_scale = c.scale;
-  return launch_in_order(function, static_cast<unsigned>(parts(c.rows, slab)), threads, shared_bytes, stream, maps,
-                         small);
+  return launch_in_order(kernel<T, !turned, /*whole=*/false>, static_cast<unsigned>(parts(c.rows, slab)), threads,
+                         shared_bytes, stream, maps, small);
 }
 
 template <class T>
@@ -45,11 +39,7 @@ cudaError_t checked(const RowProduct<T>& call, cudaStream_t stream) {
 }  // namespace
 
 bool row_product_built() {
-  // A body without registers is that of a build without 90a.
-  static const bool found = [] {
-    cudaFuncAttributes attributes;
-    return cudaFuncGetAttributes(&attributes, kernel<Bf16, true, false>) == cudaSuccess && attributes.numRegs >= 48;
-  }();
+  static const bool found = has_body(kernel<Bf16, true, false>, 48);
   return found;
 }
 

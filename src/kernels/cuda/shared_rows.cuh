@@ -126,8 +126,8 @@ __device__ __forceinline__ void take_weight(uint32_t (&to)[Plan<forward>::slabs]
     for (int step = 0; step < slab / 16; ++step) {
       const int eight_rows = 2 * warp + upper, eight_deep = 2 * step + right;
       const int y = turned ? eight_deep : eight_rows, x = turned ? eight_rows : eight_deep;
-      hopper::load_matrices<turned>(to[i][step],
-                                    memory.weight(which) + i * slab_bytes + (8 * y + row) * row_bytes + (x ^ row) * 16);
+      load_blocks<turned>(to[i][step],
+                          memory.weight(which) + i * slab_bytes + (8 * y + row) * row_bytes + (x ^ row) * 16);
     }
   }
   __syncwarp();

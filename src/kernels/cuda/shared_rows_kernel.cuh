@@ -111,7 +111,7 @@ __device__ __forceinline__ void run_second(const Memory<forward>& memory, const 
 #pragma unroll
         for (int half = 0; half < tile_rows / 16; ++half) {
           uint32_t matrices[4];
-          load_matrices<true>(matrices, memory.stage(stage) + i * tile_slab_bytes + own + half * 16 * row_bytes);
+          load_blocks<true>(matrices, memory.stage(stage) + i * tile_slab_bytes + own + half * 16 * row_bytes);
 #pragma unroll
           for (int k = 0; k < 4; ++k) {
             const float2 two = unpack<T>(matrices[k]);
@@ -137,7 +137,7 @@ __device__ __forceinline__ void run_second(const Memory<forward>& memory, const 
       constexpr int halves = tile_rows / 16;
       uint32_t matrices[halves][4];
 #pragma unroll
-      for (int half = 0; half < halves; ++half) load_matrices<true>(matrices[half], at + half * 16 * row_bytes);
+      for (int half = 0; half < halves; ++half) load_blocks<true>(matrices[half], at + half * 16 * row_bytes);
       if (i + 1 < slabs) {
         multiply(sum[(i + 1) % 2], (i + 1) % slabs);
         product_wait<1>();
@@ -195,7 +195,7 @@ __global__ void __launch_bounds__(threads, 1)
   using P = Plan<forward>;
   await_order();
   extern __shared__ uint8_t bytes[];
-  const Memory<forward> memory{(hopper::shared_address(bytes) + alignment - 1) / alignment * alignment};
+  const Memory<forward> memory{(shared_address(bytes) + alignment - 1) / alignment * alignment};
   const int role = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors
   const int rank = blockIdx.x % cluster;
   // Of a slab; where it is not one of the block's, outside of all matrices, which is zeros.

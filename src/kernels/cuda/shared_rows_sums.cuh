@@ -55,7 +55,7 @@ __device__ __forceinline__ void run_sums(const Memory<false>& memory, const Smal
     uint32_t left[steps][4];
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
-      load_matrices<true>(left[step], memory.z(stage) + own + step * 16 * row_bytes);
+      load_blocks<true>(left[step], memory.z(stage) + own + step * 16 * row_bytes);
     }
     activate<T>(call.nonlinearity, left);
     const uint64_t right = matrix_descriptor(memory.stage(stage), tile_slab_bytes);

@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/numbers.cuh"
 #include "kernels/seeded_dropout.h"  // Bf16, Fp16
 
 namespace veneer::kernels::cuda {
@@ -99,6 +100,13 @@ bool encode(CUtensorMap* map, const T* data, int64_t outer, int64_t inner, int h
   return encoder()(map, type, 2, const_cast<T*>(data), sizes, strides, box, steps, CU_TENSOR_MAP_INTERLEAVE_NONE,
                    CU_TENSOR_MAP_SWIZZLE_128B, CU_TENSOR_MAP_L2_PROMOTION_L2_256B,
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
+}
+
+// Whether a kernel is built for 90a: the body that others have needs fewer registers.
+template <class Kernel>
+bool has_body(Kernel* kernel, int fewest_registers) {
+  cudaFuncAttributes attributes;
+  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.numRegs >= fewest_registers;
 }
 
 inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }

@@ -190,11 +190,10 @@ int launch(const ThinReduction<T>& call, int processors, cudaStream_t stream) {
   float* const h_parts = sums_parts + (for_sums ? split.groups * call.r * call.d : 0);
   constexpr auto bytes = static_cast<int>(reduction_shared<R, for_h, for_sums>());
   const auto kernel = reduction<T, R, for_h, for_sums, masked>;
-  const auto error = cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, bytes);
-  if (error != cudaSuccess) return static_cast<int>(error);
   const dim3 grid(static_cast<unsigned>(split.slices), static_cast<unsigned>(split.groups));
-  launch_in_order(kernel, grid, threads, bytes, stream, call, h_parts, sums_parts,
-                  for_sums && in_packs(call.left, call.r));
+  const cudaError_t error = launch_in_order(kernel, grid, threads, bytes, stream, call, h_parts, sums_parts,
+                                            for_sums && in_packs(call.left, call.r));
+  if (error != cudaSuccess) return static_cast<int>(error);
   if (for_h) launch_add_up(h_parts, split.slices, call.n * call.r, call.h_scale, call.h, stream);
   if constexpr (for_sums) {
     const auto add_up_to = [&](auto* to) {

@@ -3,7 +3,8 @@
 // The second half of sums over many rows: those of the blocks of threads, in their order.
 #pragma once
 
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {

@@ -9,6 +9,8 @@
 
 #include "kernels/cuda/circulant_general.cuh"
 #include "kernels/cuda/circulant_plan.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {
@@ -16,7 +18,7 @@ namespace {
 template <class T, int R>
 __global__ void __launch_bounds__(Plan<R>::threads* Plan<R>::product_groups) product_kernel(CirculantProduct<T> call) {
   using P = Plan<R>;
-  extern __shared__ Complex shared[];
+  VENEER_SHARED(Complex, shared);
   fill_tables<R>(shared, call.spectrum);
   __syncthreads();
   const int group = threadIdx.x / P::threads, t = threadIdx.x % P::threads;
@@ -28,12 +30,12 @@ __global__ void __launch_bounds__(Plan<R>::threads* Plan<R>::product_groups) pro
     Complex v[16];
     read_columns<R>(call.x, tile, call.n, shared, z, t, [] {});  // over columns that this thread was the last to read
     prefetch_tile<R>(call.x, tile + step, call.n, t);
-    barrier(group + 1, P::threads);
+    group_sync(group + 1, P::threads);
     transform_block<R>(shared, z, t, v);
 #pragma unroll
     for (int j = 0; j < 16; ++j) v[j] = v[j] * filter[j * 16 * R];
     invert_block<R>(shared, z, t, v);
-    barrier(group + 1, P::threads);
+    group_sync(group + 1, P::threads);
     write_columns<R>(call.y, tile, call.n, shared, z, t);
   }
 }
@@ -42,7 +44,7 @@ template <class T, int R>
 __global__ void __launch_bounds__(Plan<R>::threads* Plan<R>::gradient_groups)
     gradient_kernel(CirculantGradients<T> call) {
   using P = Plan<R>;
-  extern __shared__ Complex shared[];
+  VENEER_SHARED(Complex, shared);
   fill_tables<R>(shared, call.dx != nullptr ? call.spectrum : nullptr);
   const int groups = blockDim.x / P::threads, group = threadIdx.x / P::threads, t = threadIdx.x % P::threads;
   Complex* all_sums = shared + P::tables + groups * P::buffer;
@@ -51,7 +53,7 @@ __global__ void __launch_bounds__(Plan<R>::threads* Plan<R>::gradient_groups)
   Complex* z = shared + P::tables + group * P::buffer;
   Complex* sums = all_sums + group * P::sums + t;  // only this thread's until the end
   const Complex* filter = shared + P::filter + t % (16 * R);
-  const auto wait = [group] { barrier(group + 1, P::threads); };
+  const auto wait = [group] { group_sync(group + 1, P::threads); };
   const int64_t tiles = (call.n + 2 * P::pairs - 1) / (2 * P::pairs);
   const int64_t step = static_cast<int64_t>(gridDim.x) * groups;
   for (int64_t tile = blockIdx.x + static_cast<int64_t>(group) * gridDim.x; tile < tiles; tile += step) {
@@ -136,14 +138,10 @@ int64_t general_bytes(int64_t d, int buffers) {
 int64_t general_ctas(int64_t n) { return std::min<int64_t>((n + 1) / 2, 2 * int64_t{multiprocessors()}); }
 
 template <class Kernel, class... Arguments>
-cudaError_t launch(Kernel* kernel, int64_t ctas, int threads, int64_t bytes, void* stream,
-                   const Arguments&... arguments) {
-  const auto status = cudaFuncSetAttribute(reinterpret_cast<const void*>(kernel),
-                                           cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(bytes));
-  if (status != cudaSuccess) return status;
-  kernel<<<static_cast<unsigned>(ctas), static_cast<unsigned>(threads), static_cast<size_t>(bytes),
-           static_cast<cudaStream_t>(stream)>>>(arguments...);
-  return cudaGetLastError();
+cudaError_t launch_rows(Kernel* kernel, int64_t ctas, int threads, int64_t bytes, void* stream,
+                        const Arguments&... arguments) {
+  return launch(kernel, static_cast<unsigned>(ctas), static_cast<unsigned>(threads), static_cast<size_t>(bytes),
+                static_cast<cudaStream_t>(stream), arguments...);
 }
 
 // Launches `kernel` with as many groups as fit, at most `groups`; the number of CTAs, or 0 where not one group fits.
@@ -155,7 +153,7 @@ int64_t launch_plan(void (*kernel)(Call), int groups, int group_numbers, const C
   groups = static_cast<int>(std::min<int64_t>(groups, (shared_limit() / size - P::tables) / group_numbers));
   if (groups < 1) return 0;
   const int64_t ctas = std::min<int64_t>((call.n + 2 * P::pairs - 1) / (2 * P::pairs), multiprocessors());
-  status = launch(kernel, ctas, groups * P::threads, size * (P::tables + groups * group_numbers), stream, call);
+  status = launch_rows(kernel, ctas, groups * P::threads, size * (P::tables + groups * group_numbers), stream, call);
   return ctas;
 }
 
@@ -193,8 +191,8 @@ int circulant_product(const CirculantProduct<T>& call, void* stream) {
   });
   if (ctas != 0) return status;
   const CirculantGradients<T> general{nullptr, call.x, call.spectrum, call.y, nullptr, nullptr, call.n, call.d};
-  return launch(general_kernel<T>, general_ctas(call.n), general_threads, general_bytes(call.d, 1), stream, general,
-                radices_of(call.d));
+  return launch_rows(general_kernel<T>, general_ctas(call.n), general_threads, general_bytes(call.d, 1), stream,
+                     general, radices_of(call.d));
 }
 
 template <class T>
@@ -211,16 +209,15 @@ int circulant_gradients(const CirculantGradients<T>& call, void* stream) {
     if (ctas == 0) {
       radix_of_sums = 0;
       ctas = general_ctas(call.n);
-      status =
-          launch(general_kernel<T>, ctas, general_threads, general_bytes(call.d, 2), stream, call, radices_of(call.d));
+      status = launch_rows(general_kernel<T>, ctas, general_threads, general_bytes(call.d, 2), stream, call,
+                           radices_of(call.d));
     }
     if (status != cudaSuccess) return status;
   }
   const auto blocks = static_cast<unsigned>((call.d / 2 + sum_width) / sum_width);
-  sum_kernel<<<blocks, dim3(sum_width, sum_slices), 0, static_cast<cudaStream_t>(stream)>>>(
-      static_cast<const Complex*>(call.workspace), static_cast<int>(ctas), static_cast<int>(call.d),
-      static_cast<int>(radix_of_sums), call.dspectrum);
-  return cudaGetLastError();
+  return launch(sum_kernel, blocks, dim3(sum_width, sum_slices), 0, static_cast<cudaStream_t>(stream),
+                static_cast<const Complex*>(call.workspace), static_cast<int>(ctas), static_cast<int>(call.d),
+                static_cast<int>(radix_of_sums), call.dspectrum);
 }
 
 template int circulant_product(const CirculantProduct<float>&, void*);

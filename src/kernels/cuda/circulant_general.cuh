@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/circulant_rows.cuh"
+#include "kernels/cuda/instructions.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {
@@ -38,7 +39,7 @@ __device__ void invert(Complex* z, const Radices& radices, int d) {
 template <class T>
 __global__ void __launch_bounds__(general_threads)
     general_kernel(CirculantGradients<T> call, const __grid_constant__ Radices radices) {
-  extern __shared__ Complex shared[];
+  VENEER_SHARED(Complex, shared);
   const int d = static_cast<int>(call.d);
   const bool product = call.x == nullptr;
   Complex *z = shared, *zx = shared + d;

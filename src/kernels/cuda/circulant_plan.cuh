@@ -7,6 +7,7 @@
 #pragma once
 
 #include "kernels/cuda/circulant_rows.cuh"
+#include "kernels/cuda/instructions.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {

@@ -9,12 +9,6 @@
 namespace veneer::kernels::cuda {
 namespace {
 
-__device__ void prefetch(const void* address) { asm volatile("prefetch.global.L2 [%0];" ::"l"(address)); }
-
-__device__ void barrier(int name, int threads) {
-  asm volatile("bar.sync %0, %1;" ::"r"(name), "r"(threads) : "memory");
-}
-
 // W[k] of the half spectrum, with the inverse transform's 1 / d.
 __device__ Complex filter_value(const Complex* spectrum, int k, int d) {
   const Complex w = 2 * k > d ? conj(spectrum[d - k]) : spectrum[k];

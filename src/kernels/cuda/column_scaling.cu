@@ -6,7 +6,8 @@
 #include <algorithm>
 
 #include "kernels/cuda/add_up.cuh"
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {

@@ -4,6 +4,8 @@
 
 #include <cuda_runtime.h>
 
+#include "kernels/cuda/launch.cuh"
+
 namespace veneer::kernels::cuda {
 namespace {
 
@@ -37,9 +39,8 @@ int diagonal_sums(T* m, int64_t rows, int64_t columns, void* stream) {
   if (rows == 0 || columns == 0) return 0;
   constexpr int block = 64;
   const int64_t diagonals = rows + columns - 1;
-  sum_down<<<static_cast<unsigned>((diagonals + block - 1) / block), block, 0, static_cast<cudaStream_t>(stream)>>>(
-      m, rows, columns);
-  return static_cast<int>(cudaGetLastError());
+  return launch(sum_down<T>, static_cast<unsigned>((diagonals + block - 1) / block), block, 0,
+                static_cast<cudaStream_t>(stream), m, rows, columns);
 }
 
 template int diagonal_sums(float*, int64_t, int64_t, void*);

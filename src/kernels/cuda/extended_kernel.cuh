@@ -13,7 +13,7 @@
 
 #include "kernels/cuda/extended_product.h"
 #include "kernels/cuda/hopper.h"
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/kept.cuh"
 #include "kernels/cuda/row_sums.cuh"
 #include "kernels/cuda/slabs.cuh"
@@ -83,7 +83,7 @@ __global__ void __launch_bounds__(threads, 1)
   using namespace hopper;
   using L = Layout<columns>;
   constexpr bool forward = kind == Kind::forward || kind == Kind::gained;
-  extern __shared__ uint8_t memory[];
+  VENEER_SHARED(uint8_t, memory);
   const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
   const auto full = [&](int stage) { return ring + L::barriers + stage * 16; };
   const auto empty = [&](int stage) { return ring + L::barriers + stage * 16 + 8; };

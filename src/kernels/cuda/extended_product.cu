@@ -10,7 +10,7 @@
 
 #include "kernels/cuda/add_up.cuh"
 #include "kernels/cuda/extended_kernel.cuh"
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace veneer::kernels::cuda {
 namespace {

@@ -8,6 +8,8 @@
 
 #include <cstdint>
 
+#include "kernels/cuda/instructions.cuh"
+
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
 
 namespace veneer::kernels::cuda::hopper {
@@ -56,11 +58,6 @@ __device__ __forceinline__ void cluster_sync() {
   asm volatile("barrier.cluster.arrive.release;\nbarrier.cluster.wait.acquire;" ::: "memory");
 }
 
-// So many threads. Named barrier 0 is __syncthreads.
-template <int count>
-__device__ __forceinline__ void group_sync(int name) {
-  asm volatile("bar.sync %0, %1;" ::"r"(name), "n"(count) : "memory");
-}
 __device__ __forceinline__ void warpgroup_sync(int name) { group_sync<128>(name); }
 
 // --- Copies by the tensor engine, of one box at (x, y) = (innermost, row).
@@ -256,7 +253,7 @@ __device__ __forceinline__ void barrier_arrive(uint32_t barrier) {
   asm volatile("mbarrier.arrive.shared::cta.b64 _, [%0];" ::"r"(barrier) : "memory");
 }
 
-// What load_blocks<true> (kernels/cuda/numbers.cuh) has read, back.
+// What load_blocks<true> (kernels/cuda/instructions.cuh) has read, back.
 __device__ __forceinline__ void store_turned(uint32_t to, const uint32_t (&from)[4]) {
   asm volatile("stmatrix.sync.aligned.m8n8.x4.trans.shared::cta.b16 [%0], {%1, %2, %3, %4};" ::"r"(to), "r"(from[0]),
                "r"(from[1]), "r"(from[2]), "r"(from[3])

@@ -31,15 +31,6 @@ struct Small {
 };
 
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
-__device__ __forceinline__ uint32_t load_shared(uint32_t from) {
-  uint32_t value;
-  asm volatile("ld.shared.u32 %0, [%1];" : "=r"(value) : "r"(from) : "memory");
-  return value;
-}
-__device__ __forceinline__ void store_shared(uint32_t to, uint32_t value) {
-  asm volatile("st.shared.u32 [%0], %1;" ::"r"(to), "r"(value) : "memory");
-}
-
 // Where columns 2 pair and 2 pair + 1 of a row are in a slab.
 __device__ __forceinline__ uint32_t in_slab(int row, int pair) {
   return row * row_bytes + ((pair / 4) ^ (row % 8)) * 16 + pair % 4 * 4;

@@ -12,7 +12,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/hopper.h"
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/narrow_inner.cuh"
 #include "kernels/cuda/slabs.cuh"
 
@@ -42,7 +42,7 @@ __global__ void __launch_bounds__(threads, 1)
     kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const __grid_constant__ Small<T> call) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
   using namespace hopper;
-  extern __shared__ uint8_t memory[];
+  VENEER_SHARED(uint8_t, memory);
   const uint32_t ring = (shared_address(memory) + alignment - 1) / alignment * alignment;
   const uint32_t inner = ring + inner_at;
   auto* const sums = reinterpret_cast<float*>(memory + (ring - shared_address(memory)) + stored_at);

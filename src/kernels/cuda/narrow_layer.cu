@@ -7,7 +7,7 @@
 #include <algorithm>
 #include <type_traits>
 
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/narrow_kernel.cuh"
 #include "kernels/cuda/shared_rows_kernel.cuh"
 #include "kernels/cuda/shared_rows_total.cuh"

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/row_norms.h"
 
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {

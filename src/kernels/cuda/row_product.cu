@@ -4,7 +4,7 @@
 
 #include <cuda_runtime.h>
 
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/narrow_kernel.cuh"
 
 namespace veneer::kernels::cuda {

@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/seeded_dropout.h"
 
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 
 namespace veneer::kernels::cuda {
@@ -34,9 +35,8 @@ int seeded_dropout(const SeededDropout<T>& call, void* stream) {
   if (call.n == 0) return 0;
   constexpr int64_t most_blocks = 65536;
   const int64_t blocks = call.n / dropout_block + 2;  // one more at either end
-  kernel<T><<<static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks), dropout_words, 0,
-              static_cast<cudaStream_t>(stream)>>>(call);
-  return static_cast<int>(cudaGetLastError());
+  return launch(kernel<T>, static_cast<unsigned>(blocks < most_blocks ? blocks : most_blocks), dropout_words, 0,
+                static_cast<cudaStream_t>(stream), call);
 }
 
 template int seeded_dropout(const SeededDropout<float>&, void*);

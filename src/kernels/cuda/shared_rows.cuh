@@ -6,6 +6,7 @@
 #include <cuda.h>
 
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/slabs.cuh"
 
 namespace veneer::kernels::cuda {

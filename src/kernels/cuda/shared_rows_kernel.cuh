@@ -22,7 +22,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/hopper.h"
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/narrow_inner.cuh"
 #include "kernels/cuda/shared_rows.cuh"
 #include "kernels/cuda/shared_rows_middle.cuh"
@@ -146,8 +146,7 @@ __device__ __forceinline__ void run_second(const Memory<forward>& memory, const 
         if (lane == 0) barrier_arrive(memory.inner_free(buffer));
       }
       float(&own_sum)[tile_rows / 2] = sum[i % 2];
-#pragma unroll
-      for (float& value : own_sum) asm volatile("" : "+f"(value)::"memory");
+      read_below(own_sum);
       const float2 shift = unpack<T>(bias[i]);
 #pragma unroll
       for (int half = 0; half < halves; ++half) {
@@ -194,7 +193,7 @@ __global__ void __launch_bounds__(threads, 1)
   using namespace hopper;
   using P = Plan<forward>;
   await_order();
-  extern __shared__ uint8_t bytes[];
+  VENEER_SHARED(uint8_t, bytes);
   const Memory<forward> memory{(shared_address(bytes) + alignment - 1) / alignment * alignment};
   const int role = __shfl_sync(~0U, threadIdx.x / 128, 0);  // known to be the same in a warp, so are its descriptors
   const int rank = blockIdx.x % cluster;

@@ -4,6 +4,7 @@
 #pragma once
 
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/narrow_inner.cuh"
 #include "kernels/cuda/shared_rows.cuh"
 #include "kernels/cuda/slabs.cuh"

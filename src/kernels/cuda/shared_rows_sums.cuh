@@ -6,6 +6,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/narrow_inner.cuh"
 #include "kernels/cuda/nonlinearity.cuh"
 #include "kernels/cuda/shared_rows.cuh"

@@ -4,7 +4,8 @@
 // order. A thread a number, unlike add_up.cuh's turned sums, since few columns have many clusters.
 #pragma once
 
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/narrow_layer.h"
 #include "kernels/cuda/numbers.cuh"
 

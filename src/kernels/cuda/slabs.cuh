@@ -14,6 +14,7 @@
 #include <type_traits>
 
 #include "kernels/cuda/hopper.h"
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/seeded_dropout.h"  // Bf16, Fp16
 
@@ -63,8 +64,7 @@ __device__ __forceinline__ float2 unpack(uint32_t pair) {
 template <int count>
 __device__ __forceinline__ void settle(float (&sum)[count]) {
   hopper::product_wait<0>();
-#pragma unroll
-  for (float& value : sum) asm volatile("" : "+f"(value)::"memory");
+  read_below(sum);
 }
 
 // Two blocks of eight columns, from `eight` on, of the sixteen rows of a warp, into a slab: `to` is where row lane % 16

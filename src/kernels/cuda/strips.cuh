@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <type_traits>
 
+#include "kernels/cuda/instructions.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/thin_products.h"
 

@@ -2,7 +2,8 @@
 // SPDX-License-Identifier: Apache-2.0
 #include "kernels/cuda/thin_products.h"
 
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/strips.cuh"
 
@@ -27,7 +28,7 @@ constexpr int expansion_blocks = R <= 32 && !based ? 2 : 1;
 template <class T, int R, bool masked, bool based>
 __global__ void __launch_bounds__(threads, expansion_blocks<R, based>)
     expansion(ThinExpansion<T> call, bool h_in_packs) {
-  extern __shared__ __align__(16) unsigned char shared[];
+  VENEER_SHARED(unsigned char, shared);
   await_order();
   T* const tile = reinterpret_cast<T*>(shared);
   T* const bias = tile + strip * pitch;

@@ -5,7 +5,8 @@
 #include "kernels/cuda/thin_products.h"
 
 #include "kernels/cuda/add_up.cuh"
-#include "kernels/cuda/in_order.cuh"
+#include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/numbers.cuh"
 #include "kernels/cuda/strips.cuh"
 
@@ -33,7 +34,7 @@ constexpr int64_t reduction_shared() {
 template <class T, int R, bool for_h, bool for_sums, bool masked>
 __global__ void __launch_bounds__(threads, 1)
     reduction(ThinReduction<T> call, float* h_parts, float* sums_parts, bool left_in_packs) {
-  extern __shared__ __align__(16) unsigned char shared[];
+  VENEER_SHARED(unsigned char, shared);
   constexpr int stages = stages_for<R>;
   T* const tiles = reinterpret_cast<T*>(shared);
   T* const lefts = tiles + stages * strip * pitch;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Kernels that follow one another in a stream, without a gap between them: from compute capability 9.0 on, blocks of
-// the next one start where those of the last have ended, and wait for the rest of them.
+// Launches. Most are of kernels that follow one another in a stream without a gap between them: from compute capability
+// 9.0 on, blocks of the next one start where those of the last have ended, and wait for the rest of them.
 #pragma once
 
 #include <cuda_runtime.h>
@@ -10,14 +10,6 @@
 #include <utility>
 
 namespace veneer::kernels::cuda {
-
-// Begins a kernel that launch_in_order starts: nothing before it may read or write global memory. What ran before in
-// the stream is complete after it.
-__device__ __forceinline__ void await_order() {
-#if defined(__CUDA_ARCH__) && __CUDA_ARCH__ >= 900
-  asm volatile("griddepcontrol.launch_dependents;\ngriddepcontrol.wait;" ::: "memory");
-#endif
-}
 
 // Whether the kernel, as it is on the current device, has the wait: what newer devices make of an older architecture's
 // PTX has not.
@@ -36,23 +28,38 @@ inline cudaLaunchAttribute order_attribute() {
 
 // With as much shared memory as it needs.
 template <class... Parameters, class... Arguments>
-cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
-                            cudaStream_t stream, Arguments&&... arguments) {
+cudaError_t launch_with(cudaLaunchAttribute* attribute, void (*kernel)(Parameters...), dim3 grid, dim3 block,
+                        size_t shared_bytes, cudaStream_t stream, Arguments&&... arguments) {
   constexpr size_t unasked = 48 * 1024;
   if (shared_bytes > unasked) {
     const cudaError_t error =
         cudaFuncSetAttribute(kernel, cudaFuncAttributeMaxDynamicSharedMemorySize, static_cast<int>(shared_bytes));
     if (error != cudaSuccess) return error;
   }
-  cudaLaunchAttribute attribute = order_attribute();
   cudaLaunchConfig_t config = {};
   config.gridDim = grid;
   config.blockDim = block;
   config.dynamicSmemBytes = shared_bytes;
   config.stream = stream;
-  config.attrs = &attribute;
-  config.numAttrs = awaits_order(kernel) ? 1 : 0;
+  config.attrs = attribute;
+  config.numAttrs = attribute != nullptr ? 1 : 0;
   return cudaLaunchKernelEx(&config, kernel, std::forward<Arguments>(arguments)...);
+}
+
+// After what ran before in the stream has ended.
+template <class... Parameters, class... Arguments>
+cudaError_t launch(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes, cudaStream_t stream,
+                   Arguments&&... arguments) {
+  return launch_with(nullptr, kernel, grid, block, shared_bytes, stream, std::forward<Arguments>(arguments)...);
+}
+
+// In order, a kernel that begins with await_order (kernels/cuda/instructions.cuh).
+template <class... Parameters, class... Arguments>
+cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
+                            cudaStream_t stream, Arguments&&... arguments) {
+  cudaLaunchAttribute attribute = order_attribute();
+  return launch_with(awaits_order(kernel) ? &attribute : nullptr, kernel, grid, block, shared_bytes, stream,
+                     std::forward<Arguments>(arguments)...);
 }
 
 // How clusters of blocks are launched, in order, of a kernel that is only built where it waits.

@@ -27,7 +27,7 @@ ifneq ($(and $(gpu_only),$(if $(wildcard $(python)),,no .venv),$(shell $(PYTHON)
 endif
 
 .DEFAULT_GOAL := build
-.PHONY: quickstart build test bench lint asan gpu-test gpu-bench gpu-ready gpu-build clean
+.PHONY: quickstart build test bench lint asan gpu-test gpu-kernels gpu-bench gpu-ready gpu-build clean
 
 quickstart: build
 	$(python) examples/python/quickstart.py --output build/quickstart
@@ -57,6 +57,15 @@ asan: $(VENV)/.installed
 # The tests that need a GPU; fails where there is none, so that a pass means that they ran.
 gpu-test: gpu-ready
 	PYTHONPATH=python $(python) -m pytest -m gpu tests/python/test_gpu.py $(PYTEST)
+
+# The kernels' own tests, without torch, on a GPU, then under compute-sanitizer with each of TOOLS. The program needs a driver
+# and nothing else: with PREBUILT=1 it is the one that a `make test` elsewhere has built, or KERNEL_TESTS.
+TOOLS ?= memcheck racecheck synccheck
+KERNEL_TESTS ?= $(BUILD)/tests/cuda/veneer_kernel_tests_gpu
+gpu-kernels: $(if $(PREBUILT),,$(BUILD)/build.ninja)
+	$(if $(PREBUILT),,$(cmake) --build $(BUILD) --target veneer_kernel_tests_gpu)
+	$(KERNEL_TESTS) --gtest_brief=1 $(GTEST)
+	for tool in $(TOOLS); do compute-sanitizer --tool $$tool --error-exitcode 1 $(KERNEL_TESTS) --gtest_brief=1 $(GTEST) || exit 1; done
 
 # The GPU's target table; RESULTS is a folder, where the file gets the name of the GPU and the date, or a file.
 gpu-bench: gpu-ready

@@ -14,7 +14,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).resolve().parents[1]
 BIN = Path(sys.executable).parent
-CPP_FOLDERS = ("src", "include", "python/bindings", "tests/cpp", "benchmarks/cpp", "examples/cpp")
+CPP_FOLDERS = ("src", "include", "python/bindings", "tests/cpp", "tests/cuda", "benchmarks/cpp", "examples/cpp")
 
 
 def sources(*suffixes):

@@ -1,7 +1,7 @@
 #!/usr/bin/env python3
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""Runs both suites and closes with their sum: `N passed, M failed`. usage: run_tests.py BUILD_DIR [pytest arguments]"""
+"""Runs all suites and closes with their sum: `N passed, M failed`. usage: run_tests.py BUILD_DIR [pytest arguments]"""
 
 import os
 import subprocess
@@ -26,11 +26,13 @@ def counts(report):
     return passed, failed, skipped
 
 
-def run(command, report, **environment):
-    """Counts of one suite. One that died, or failed outside of any case (at collection, say), has one more failure."""
-    report.unlink(missing_ok=True)
+def run(command, reports, **environment):
+    """Counts of what one command runs. If it died, or failed outside of any case (at collection, say), there is one more
+    failure."""
+    for report in reports:
+        report.unlink(missing_ok=True)
     code = subprocess.run(command, cwd=ROOT, check=False, env=os.environ | environment).returncode
-    passed, failed, skipped = counts(report) if report.exists() else (0, 0, 0)
+    passed, failed, skipped = map(sum, zip(*(counts(report) if report.exists() else (0, 0, 0) for report in reports), strict=True))
     if failed == 0 and (code != 0 or passed + skipped == 0):
         print(f"{command[0]} ended with status {code} and {passed} passed cases", flush=True)
         failed = 1
@@ -41,10 +43,10 @@ def main():
     build = Path(sys.argv[1]).resolve()
     reports = build / "tests"
     suites = [
-        # ctest is the way in, so that its settings hold; the report is GoogleTest's, with every case.
+        # ctest is the way in, so that its settings hold; the reports are GoogleTest's, with every case.
         run(
-            ["ctest", "--test-dir", str(build), "--output-on-failure"],
-            reports / "cpp.xml",
+            ["ctest", "--test-dir", str(build), "--output-on-failure", "--parallel", str(os.cpu_count() or 1)],
+            [reports / "cpp.xml", reports / "kernels.xml"],
             OMP_NUM_THREADS="1",  # tensors this small are slower on several; tests of threads ask for theirs
         ),
         # Each test runs on one thread, so files go to as many processes as there are cores, up to some memory's worth.
@@ -53,7 +55,7 @@ def main():
                 *(sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"),
                 *(f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]),
             ],
-            reports / "python.xml",
+            [reports / "python.xml"],
             OMP_WAIT_POLICY="PASSIVE",  # threads that wait leave the cores to the other processes
         ),
     ]

@@ -9,6 +9,7 @@
 
 #include "core/diagonals.h"
 #include "core/resized.h"
+#include "device/plain.h"
 #include "kernels/cpu/conjugate_products.h"
 #include "veneer/numeric.h"
 
@@ -46,12 +47,12 @@ Convolution::Convolution(int64_t n, bool negacyclic) : n_(n), negacyclic_(negacy
 
 // Elsewhere than on the CPU a copy from there would cost more than the numbers.
 at::Tensor Convolution::twist(const at::Tensor& like) const {
-  if (!like.is_cpu()) return half_turn(n_, like.device(), at::toComplexType(like.scalar_type()));
+  if (!device::on_cpu(like)) return half_turn(n_, like.device(), at::toComplexType(like.scalar_type()));
   return like.scalar_type() == at::kDouble ? wide_twist_ : twist_;
 }
 
 at::Tensor Convolution::correlation(const at::Tensor& x, const at::Tensor& dy) const {
-  const bool simple = x.is_cpu() && x.sizes() == dy.sizes() && x.is_contiguous() && dy.is_contiguous() &&
+  const bool simple = device::on_cpu(x) && x.sizes() == dy.sizes() && x.is_contiguous() && dy.is_contiguous() &&
                       !x.is_conj() && !dy.is_conj() && !at::GradMode::is_enabled();
   if (!simple) return signal((x.conj() * dy).sum(0));
   const at::Tensor sums = at::zeros(x.sizes().slice(1), x.options());

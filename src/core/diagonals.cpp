@@ -48,11 +48,11 @@ at::Tensor with_diagonals(const at::Tensor& diagonals, int64_t d_in) { return di
 
 at::Tensor on_diagonals(const at::Tensor& base, const at::Tensor& diagonals, double scale) {
   const int64_t rows = base.size(0), columns = base.size(1);
-  if (base.is_cpu()) return by_diagonals(diagonals, rows, columns, {}, {}, base, scale);
+  if (device::on_cpu(base)) return by_diagonals(diagonals, rows, columns, {}, {}, base, scale);
   return base.add(as(with_diagonals(diagonals, columns), base), scale);
 }
 
-bool grows(const at::Tensor& like) { return like.is_cpu() || device::on_gpu(like); }
+bool grows(const at::Tensor& like) { return device::on_cpu(like) || device::on_gpu(like); }
 
 at::Tensor grown(const Matrix& matrix, const at::Tensor& left, const at::Tensor& right, at::TensorList prepared,
                  const at::Tensor& base, double scale) {
@@ -63,7 +63,7 @@ at::Tensor grown(const Matrix& matrix, const at::Tensor& left, const at::Tensor&
   const at::Tensor row = matrix.pullback(in, out, frozen, true)[0].squeeze(0);
   const int64_t rows = matrix.d_out(), columns = matrix.d_in();
   const at::Tensor l = left.narrow(0, 0, rows), r = right.narrow(1, 0, columns);
-  if (!left.is_cpu()) {
+  if (!device::on_cpu(left)) {
     const at::Tensor m = at::matmul(l, r).contiguous();
     m.select(1, 0).copy_(column);
     m.select(0, 0).copy_(row);

@@ -9,6 +9,7 @@
 #include <algorithm>
 #include <bit>
 
+#include "device/plain.h"
 #include "veneer/dropout.h"
 
 namespace veneer {
@@ -60,7 +61,7 @@ void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, 
   if (x.is_meta()) return;
   const int64_t n = x.size(0);
   if (n == 0) return;
-  if (whole || !x.is_cpu()) return f(0, n, 0);
+  if (whole || !device::on_cpu(x)) return f(0, n, 0);
   const Strips strips(x);
   const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here
   at::parallel_for(0, strips.count, 1, [&](int64_t first, int64_t last) {

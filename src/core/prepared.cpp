@@ -7,6 +7,7 @@
 #include "core/products.h"
 #include "core/rescaling.h"
 #include "device/extended.h"
+#include "device/plain.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
@@ -42,7 +43,7 @@ at::Tensor gained(const at::Tensor& t, const at::Tensor& gain) {
 bool whole(const Matrix& matrix, const std::vector<at::Tensor>& prepared, const at::Tensor& x) {
   int64_t numbers = 0;
   for (const auto& tensor : prepared) numbers += tensor.numel();
-  return !x.is_cpu() || matrix.tiled(x) || numbers * row_strips > x.numel();
+  return !device::on_cpu(x) || matrix.tiled(x) || numbers * row_strips > x.numel();
 }
 
 std::vector<at::Tensor> with_gain(std::vector<at::Tensor> result, const at::Tensor& gain, const at::Tensor& bias) {

@@ -10,6 +10,7 @@
 #include <vector>
 
 #include "core/dropped.h"
+#include "device/plain.h"
 #include "kernels/cpu/convert.h"
 
 namespace veneer::cpu {
@@ -17,7 +18,7 @@ namespace veneer::cpu {
 // Whether x [N, d], N and d at least 1, is contiguous in the memory of a CPU, of numbers that float32 holds.
 inline bool takes_rows(const at::Tensor& x) {
   const auto type = x.scalar_type();
-  return x.is_cpu() && x.dim() == 2 && (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf) &&
+  return device::on_cpu(x) && x.dim() == 2 && (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf) &&
          x.numel() > 0 && x.is_contiguous();
 }
 

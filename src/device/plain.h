@@ -3,21 +3,17 @@
 #pragma once
 
 #include <ATen/core/Tensor.h>
-#include <c10/core/DispatchKeySet.h>
 
 #include <cstdint>
 
 namespace veneer::device {
 
-// Whether t's numbers lie in the memory of a GPU: it is no tensor of a tracer's (which is meta inside an op) or of a
-// transform's.
-inline bool on_gpu(const at::Tensor& t) {
-  using c10::DispatchKey;
-  constexpr c10::DispatchKeySet wrapped({DispatchKey::Python, DispatchKey::PythonTLSSnapshot,
-                                         DispatchKey::Functionalize, DispatchKey::FuncTorchBatched,
-                                         DispatchKey::FuncTorchGradWrapper});
-  return !t.is_meta() && t.is_cuda() && !t.key_set().has_any(wrapped);
-}
+// Whether t is a tensor of a tracer's (which is meta inside an op) or of a transform's: it has no numbers to point to.
+bool is_wrapped(const at::Tensor& t);
+// Whether t's numbers lie in the memory of a GPU.
+bool on_gpu(const at::Tensor& t);
+// Whether t is on the CPU, wrapped or not.
+bool on_cpu(const at::Tensor& t);
 
 // Whether kernels may read t 16 bytes at once.
 inline bool is_aligned(const at::Tensor& t) {

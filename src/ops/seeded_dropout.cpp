@@ -7,16 +7,10 @@
 
 #include <cmath>
 
+#include "device/dropout.h"
 #include "kernels/cpu/seeded_dropout.h"
 #include "veneer/check.h"
 #include "veneer/dropout.h"
-
-#if VENEER_WITH_CUDA
-#include <ATen/cuda/CUDAContext.h>
-#include <c10/cuda/CUDAGuard.h>
-
-#include "kernels/cuda/seeded_dropout.h"
-#endif
 
 namespace veneer {
 namespace {
@@ -54,14 +48,7 @@ kernels::SeededDropout<T> call_of(const Tensor& x, const Tensor& y, const Tensor
 
 template <class T>
 void run(const kernels::SeededDropout<T>& call, const Tensor& x) {
-#if VENEER_WITH_CUDA
-  if (x.is_cuda()) {
-    const c10::cuda::CUDAGuard guard(x.device());
-    const auto error = kernels::cuda::seeded_dropout(call, at::cuda::getCurrentCUDAStream().stream());
-    TORCH_CHECK(error == 0, "[seeded_dropout] launch failed: ", cudaGetErrorString(static_cast<cudaError_t>(error)));
-    return;
-  }
-#endif
+  if (device::seeded_dropout(call, x)) return;
   TORCH_INTERNAL_ASSERT(x.is_cpu());
   constexpr int64_t grain = 1 << 15;
   at::parallel_for(0, call.n, grain,

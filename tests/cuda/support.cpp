@@ -45,11 +45,11 @@ double precision<double>() {
 }
 template <>
 double precision<Bf16>() {
-  return 0x1p-9;
+  return 0x1p-8;
 }
 template <>
 double precision<Fp16>() {
-  return 0x1p-12;
+  return 0x1p-11;
 }
 
 ::testing::AssertionResult near(const std::vector<double>& have, const std::vector<double>& want, double relative) {
@@ -69,8 +69,8 @@ double precision<Fp16>() {
   }
   if (wrong == 0) return ::testing::AssertionSuccess();
   return ::testing::AssertionFailure() << wrong << " of " << want.size() << " numbers are wrong; the worst is "
-                                       << have[worst] << " at " << worst << " where " << want[worst] << " was expected, "
-                                       << most << " times what is allowed";
+                                       << have[worst] << " at " << worst << " where " << want[worst]
+                                       << " was expected, " << most << " times what is allowed";
 }
 
 }  // namespace kernel_test

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// What tests of kernels need, without torch: memory of the device, numbers of every type, and the comparison with float64.
-// They run on the emulated device, or, built with VENEER_ON_GPU, on a real one.
+// What tests of kernels need, without torch: memory of the device, numbers of every type, and the comparison with
+// float64. They run on the emulated device, or, built with VENEER_ON_GPU, on a real one.
 #pragma once
 
 #include <gtest/gtest.h>
@@ -28,7 +28,7 @@ inline double wide(int64_t value) { return static_cast<double>(value); }
 inline double wide(uint8_t value) { return value; }
 template <class T>
 T rounded(double value);
-// Of a rounding, relative.
+// The most that a rounding changes a number by, relative.
 template <class T>
 double precision();
 

@@ -70,7 +70,7 @@ def clear_of_the_kink(x, p):
 def compare(
     wiring, shape, size, dtype=torch.float32, activation="gelu", scale=1.0, bias=True, device="cpu", own_dtype=None
 ):
-    """Output and every gradient against the formula in float64; used by test_gpu.py too. `own_dtype`: the adapter's."""
+    """Output and every gradient against the formula in float64; used by test_gpu_numbers.py too. `own_dtype`: the adapter's."""
     layer, parameters = adapter(
         wiring, shape[-1], bottleneck_size=size, non_linearity=activation, scaling=scale, use_bias=bias
     )

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Included before each file of kernels, which a compiler for the CPU then takes: the words and functions of CUDA C++ that
-// its headers leave out for such a compiler. Kernels are those of compute capability 9.0a.
+// Included before each file of kernels, which a compiler for the CPU then takes: the words and functions of CUDA C++
+// that its headers leave out for such a compiler. Kernels are those of compute capability 9.0a.
 #pragma once
 
 #include <cuda.h>

@@ -73,10 +73,9 @@ void run_product(Cluster& cluster, const Warp& warp, const Product& product) {
   }
   for (int k = 0; k < 16; ++k) {
     for (int column = 0; column < product.columns; ++column) {
-      const uint32_t inside =
-          product.turned
-              ? column / 64 * leading(product.right) + k / 8 * eight(product.right) + k % 8 * 128 + column % 64 * 2
-              : column / 8 * eight(product.right) + column % 8 * 128 + k * 2;
+      const uint32_t inside = product.turned ? column / 64 * leading(product.right) + k / 8 * eight(product.right) +
+                                                   k % 8 * 128 + column % 64 * 2
+                                             : column / 8 * eight(product.right) + column % 8 * 128 + k * 2;
       right[k][column] = at(start(product.right) + inside);
     }
   }

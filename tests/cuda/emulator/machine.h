@@ -3,8 +3,8 @@
 // A GPU's multiprocessors on a CPU, for tests of kernels' logic: each CUDA thread is a fiber with its own stack, of
 // which one runs at a time, until it waits. What runs next is drawn at random, and so is when copies and products that
 // the hardware runs beside the threads happen, at the latest when nothing else can go on: a wait that is missing shows
-// as a wrong result for some seeds, one too many as a deadlock. Results say nothing of a real GPU's speed, of its caches
-// and memory model, nor of registers.
+// as a wrong result for some seeds, one too many as a deadlock. Results say nothing of a real GPU's speed, of its
+// caches and memory model, nor of registers.
 #pragma once
 
 #include <setjmp.h>
@@ -28,11 +28,11 @@ namespace emulator {
 
 // What the next launches run on.
 struct Device {
-  int major = 9;             // compute capability
-  int processors = 4;        // few: blocks that stay then take several tiles of small matrices
-  int clusters = 3;          // how many fit at once, of any size
-  int shared = 232448;       // bytes, that a block may ask for
-  uint64_t seed = 0;         // of what comes first
+  int major = 9;        // compute capability
+  int processors = 4;   // few: blocks that stay then take several tiles of small matrices
+  int clusters = 3;     // how many fit at once, of any size
+  int shared = 232448;  // bytes, that a block may ask for
+  uint64_t seed = 0;    // of what comes first
 };
 Device& device();
 
@@ -77,7 +77,7 @@ struct Thread {
   using Group = std::vector<std::shared_ptr<Copy>>;
   Group copies, stores;
   std::deque<Group> copy_groups, store_groups;
-  int64_t products = 0;                // that it has started
+  int64_t products = 0;                 // that it has started
   std::vector<int64_t> product_groups;  // how many those were at each commit
 
   int lane() const { return number % 32; }

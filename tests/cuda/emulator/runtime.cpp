@@ -25,27 +25,24 @@ std::map<const void*, Asked>& kernels() {
   return all;
 }
 
-// Calls f(byte in memory, byte of the box) for each chunk of 16 bytes that lies in the matrix, and outside(byte of the box)
-// for others.
+// Calls f(byte in memory, byte of the box) for each chunk of 16 bytes that lies in the matrix, and outside(byte of the
+// box) for others.
 uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 CUresult encode(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data, const cuuint64_t* sizes,
                 const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps,
                 CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,
                 CUtensorMapFloatOOBfill fill) {
-  const bool fits = rank == 2 && (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) &&
+  const bool fits = rank == 2 &&
+                    (type == CU_TENSOR_MAP_DATA_TYPE_BFLOAT16 || type == CU_TENSOR_MAP_DATA_TYPE_FLOAT16) &&
                     reinterpret_cast<uintptr_t>(map) % 64 == 0 && reinterpret_cast<uintptr_t>(data) % 16 == 0 &&
                     data != nullptr && sizes[0] > 0 && sizes[1] > 0 && sizes[0] >> 32 == 0 && sizes[1] >> 32 == 0 &&
                     strides[0] % 16 == 0 && strides[0] >= sizes[0] * 2 && box[0] == 64 && box[1] > 0 && box[1] <= 256 &&
                     steps[0] == 1 && steps[1] == 1 && interleave == CU_TENSOR_MAP_INTERLEAVE_NONE &&
                     swizzle == CU_TENSOR_MAP_SWIZZLE_128B && fill == CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE;
   if (!fits) return CUDA_ERROR_INVALID_VALUE;
-  const TensorMap made{static_cast<std::byte*>(data),
-                       static_cast<int64_t>(sizes[0]),
-                       static_cast<int64_t>(sizes[1]),
-                       static_cast<int64_t>(strides[0]),
-                       static_cast<int>(box[0]),
-                       static_cast<int>(box[1])};
+  const TensorMap made{static_cast<std::byte*>(data),    static_cast<int64_t>(sizes[0]), static_cast<int64_t>(sizes[1]),
+                       static_cast<int64_t>(strides[0]), static_cast<int>(box[0]),       static_cast<int>(box[1])};
   std::memcpy(map, &made, sizeof(made));
   return CUDA_SUCCESS;
 }

@@ -32,7 +32,9 @@ def run(command, reports, **environment):
     for report in reports:
         report.unlink(missing_ok=True)
     code = subprocess.run(command, cwd=ROOT, check=False, env=os.environ | environment).returncode
-    passed, failed, skipped = map(sum, zip(*(counts(report) if report.exists() else (0, 0, 0) for report in reports), strict=True))
+    passed, failed, skipped = map(
+        sum, zip(*(counts(report) if report.exists() else (0, 0, 0) for report in reports), strict=True)
+    )
     if failed == 0 and (code != 0 or passed + skipped == 0):
         print(f"{command[0]} ended with status {code} and {passed} passed cases", flush=True)
         failed = 1
@@ -42,6 +44,7 @@ def run(command, reports, **environment):
 def main():
     build = Path(sys.argv[1]).resolve()
     reports = build / "tests"
+    pytest = [sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1))]
     suites = [
         # ctest is the way in, so that its settings hold; the reports are GoogleTest's, with every case.
         run(
@@ -51,14 +54,21 @@ def main():
         ),
         # Each test runs on one thread, so files go to as many processes as there are cores, up to some memory's worth.
         run(
-            [
-                *(sys.executable, "-m", "pytest", "-n", str(min(4, os.cpu_count() or 1)), "--dist", "loadfile"),
-                *(f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]),
-            ],
+            [*pytest, "--dist", "loadfile", f"--junitxml={reports / 'python.xml'}", *sys.argv[2:]],
             [reports / "python.xml"],
             OMP_WAIT_POLICY="PASSIVE",  # threads that wait leave the cores to the other processes
         ),
     ]
+    emulated = build / "tests" / "cuda" / "emulated" / "libveneer.so"
+    if emulated.exists():  # not in a build without CUDA
+        suites.append(
+            run(
+                [*pytest, f"--junitxml={reports / 'emulated.xml'}", "tests/python/test_gpu_numbers.py"],
+                [reports / "emulated.xml"],
+                VENEER_EMULATED=str(emulated),
+                OMP_NUM_THREADS="1",
+            )
+        )
     passed, failed, skipped = map(sum, zip(*suites, strict=True))
     print(f"{passed} passed, {failed} failed" + (f", {skipped} skipped" if skipped else ""), flush=True)
     return 1 if failed else 0

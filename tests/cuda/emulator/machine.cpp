@@ -5,10 +5,13 @@
 #include <cuda_bf16.h>
 #include <cuda_fp16.h>
 #include <sys/mman.h>
+#include <ucontext.h>
 #include <unistd.h>
 
 #include <algorithm>
+#include <cstdlib>
 #include <cstring>
+#include <limits>
 #include <stdexcept>
 
 namespace emulator {
@@ -18,8 +21,8 @@ constexpr size_t stack_bytes = size_t{64} * 1024;
 constexpr uint32_t window_bits = 18;  // of an address, in a block's shared memory
 constexpr size_t window = size_t{1} << window_bits;
 
-size_t page() { return static_cast<size_t>(sysconf(_SC_PAGESIZE)); }
-size_t stride() { return window + page(); }  // a page that faults behind each block's memory
+const size_t page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
+size_t stride() { return window + page_bytes; }  // a page that faults behind each block's memory
 
 std::byte* mapped(size_t bytes) {
   void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);
@@ -27,18 +30,36 @@ std::byte* mapped(size_t bytes) {
   return static_cast<std::byte*>(p);
 }
 
-void begin() {
-  Thread& self = *running;
-  Cluster& cluster = *self.block->cluster;
-  cluster.end(self);
+// Fibers stay for the next launch: to make one costs more than most threads do.
+std::deque<Fiber>& fibers() {
+  static std::deque<Fiber> all;
+  return all;
 }
 
-// A context that starts a thread.
-void prepare(ucontext_t& context, std::byte* stack) {
+Fiber& fiber(size_t i) {
+  constexpr size_t at_once = 256;
+  while (fibers().size() <= i) {
+    std::byte* const stacks = mapped(at_once * stack_bytes);
+    for (size_t k = 0; k < at_once; ++k) fibers().push_back({stacks + k * stack_bytes, false, {}});
+  }
+  return fibers()[i];
+}
+
+// What a fiber does, for one thread after another.
+void serve() {
+  while (true) running->block->cluster->execute(*running);
+}
+
+// Starts a fiber; a context is only used for this: a swap of them would ask the system for the signal mask each time.
+[[noreturn]] void start(Fiber& fiber) {
+  ucontext_t context;
   getcontext(&context);
-  context.uc_stack = {stack, 0, stack_bytes};
+  context.uc_stack = {fiber.stack, 0, stack_bytes};
   context.uc_link = nullptr;
-  makecontext(&context, begin, 0);
+  makecontext(&context, serve, 0);
+  fiber.begun = true;
+  setcontext(&context);
+  std::abort();
 }
 
 float number(bool bf16, uint32_t bits) {
@@ -100,7 +121,10 @@ Device& device() {
 }
 
 void fail(const std::string& why) {
-  if (running == nullptr) throw std::runtime_error(why);
+  if (running == nullptr) {
+    for (Fiber& fiber : fibers()) fiber.begun = false;  // they are in the midst of threads that never go on
+    throw std::runtime_error(why);
+  }
   Thread& self = *running;
   Cluster& cluster = *self.block->cluster;
   cluster.failure = why + ", in thread " + std::to_string(self.number) + " of block " +
@@ -172,6 +196,7 @@ void start_product(const Product& product, float* sums, const uint32_t* fragment
     fail("lanes of a warp start different products");
   }
   shared.sums[self.lane()] = sums;
+  if (!product.add) std::fill_n(sums, product.columns / 2, std::numeric_limits<float>::quiet_NaN());  // not there yet
   if (fragment != nullptr) std::copy_n(fragment, 4, shared.fragments[self.lane()].begin());
   shared.started |= 1U << self.lane();
   maybe_yield();
@@ -207,14 +232,10 @@ Cluster::Cluster(size_t shared_bytes, int size, const std::function<void()>& ker
       blocks_(static_cast<size_t>(size)),
       random_(device().seed) {
   shared_ = mapped(stride() * static_cast<size_t>(size));
-  for (int rank = 0; rank < size; ++rank) mprotect(shared_ + stride() * (rank + 1) - page(), page(), PROT_NONE);
-  stacks_ = mapped(blocks_.size() * threads_ * stack_bytes);
+  for (int rank = 0; rank < size; ++rank) mprotect(shared_ + stride() * (rank + 1) - page_bytes, page_bytes, PROT_NONE);
 }
 
-Cluster::~Cluster() {
-  munmap(shared_, stride() * blocks_.size());
-  munmap(stacks_, blocks_.size() * threads_ * stack_bytes);
-}
+Cluster::~Cluster() { munmap(shared_, stride() * blocks_.size()); }
 
 std::byte* Cluster::memory(uint32_t address, size_t bytes) {
   const uint32_t rank = address >> window_bits, inside = address & (window - 1);
@@ -274,16 +295,14 @@ uint64_t Cluster::random() {
   return random_ >> 33;
 }
 
-// Contexts are only used to begin: a swap of them asks the system for the signal mask each time.
 void Cluster::suspend() {
-  if (_setjmp(running->context) == 0) _longjmp(scheduler_, 1);
+  if (_setjmp(running->fiber->context) == 0) _longjmp(scheduler_, 1);
 }
 
 void Cluster::go_on(Thread& thread) {
   if (_setjmp(scheduler_) != 0) return;
-  if (thread.begun) _longjmp(thread.context, 1);
-  thread.begun = true;
-  setcontext(&thread.first);
+  if (!thread.fiber->begun) start(*thread.fiber);
+  _longjmp(thread.fiber->context, 1);
 }
 
 void Cluster::arrive_at_cluster_barrier() {
@@ -296,7 +315,8 @@ void Cluster::arrive_at_cluster_barrier() {
   }
 }
 
-void Cluster::end(Thread& thread) {
+// One thread from begin to end; comes back when its fiber has another one to serve.
+void Cluster::execute(Thread& thread) {
   kernel_();
   Block& block = *thread.block;
   for (const auto& group : thread.store_groups) {
@@ -320,7 +340,7 @@ void Cluster::end(Thread& thread) {
     ++all_.round;
     wake(all_.event);
   }
-  while (true) suspend();
+  suspend();
 }
 
 bool Cluster::advance_beside() {
@@ -392,7 +412,7 @@ void Cluster::run(int64_t first) {
       thread.index = {i % blockDim.x, i / blockDim.x % blockDim.y, i / blockDim.x / blockDim.y};
       thread.block = &block;
       thread.warp = &block.warps[i / 32];
-      prepare(thread.first, stacks_ + (rank * threads_ + i) * stack_bytes);
+      thread.fiber = &fiber(rank * threads_ + i);
       ready_.push_back(&thread);
     }
     live_ += threads_;
@@ -407,7 +427,7 @@ void Cluster::run(int64_t first) {
     ready_.pop_back();
     go_on(*running);
     running = nullptr;
-    if (!failure.empty()) throw std::runtime_error(failure);
+    if (!failure.empty()) fail(failure);
   }
   if (!tasks_.empty()) fail("a copy that was not waited for");
   for (const Block& block : blocks_) {

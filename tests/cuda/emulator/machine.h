@@ -8,7 +8,6 @@
 #pragma once
 
 #include <setjmp.h>
-#include <ucontext.h>
 #include <vector_types.h>
 
 #include <array>
@@ -63,14 +62,20 @@ struct Copy {
   Event event;
 };
 
+// A stack and where it goes on. It serves one thread after another.
+struct Fiber {
+  std::byte* stack = nullptr;
+  bool begun = false;
+  jmp_buf context{};
+};
+
 struct Thread {
   uint3 index{};
   int number = 0;  // in its block
   Block* block = nullptr;
   Warp* warp = nullptr;
-  ucontext_t first{};  // how it begins
-  jmp_buf context{};   // how it goes on
-  bool begun = false, ended = false;
+  Fiber* fiber = nullptr;
+  bool ended = false;
   const char* waits_for = nullptr;
 
   // Copies and products of this thread that may still be under way, by the groups they were committed in.
@@ -160,7 +165,7 @@ class Cluster {
   void resume(Thread* thread) { ready_.push_back(thread); }
   void suspend();
   void arrive_at_cluster_barrier();
-  void end(Thread& thread);
+  void execute(Thread& thread);
 
   std::string failure;
 
@@ -180,7 +185,6 @@ class Cluster {
   size_t shared_bytes_;
   uint32_t first_;
   std::byte* shared_ = nullptr;
-  std::byte* stacks_ = nullptr;
   std::vector<Block> blocks_;
   std::vector<Thread*> ready_;
   std::vector<Task> tasks_;

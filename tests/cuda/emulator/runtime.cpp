@@ -7,6 +7,7 @@
 #include <algorithm>
 #include <cstring>
 #include <map>
+#include <mutex>
 #include <numeric>
 #include <random>
 
@@ -96,6 +97,8 @@ cudaError_t allowed(const cudaLaunchConfig_t& config, const void* kernel, int* c
 }
 
 void launch(const cudaLaunchConfig_t& config, int size, const std::function<void()>& kernel) {
+  static std::mutex one;  // torch has several threads, the device one
+  const std::lock_guard<std::mutex> lock(one);
   gridDim = config.gridDim;
   blockDim = config.blockDim;
   Cluster cluster(config.dynamicSmemBytes, size, kernel);

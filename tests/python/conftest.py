@@ -24,13 +24,15 @@ ROOT = Path(__file__).parents[2]
 # With tests/cuda's library loaded first, the module takes it for its own, and the kernels of a GPU run on an emulated one.
 emulated = os.environ.get("VENEER_EMULATED")
 emulator = ctypes.CDLL(emulated, mode=ctypes.RTLD_GLOBAL) if emulated else None
+if emulator:
+    emulator.veneer_emulated_launches.restype = ctypes.c_char_p
 
 
 @pytest.fixture(autouse=True)
 def seeded(request):
     """The same numbers whichever tests run, and in whatever order; tensors this small are slower on many threads."""
     if emulator:
-        emulator.veneer_emulated_seed(ctypes.c_uint64(zlib.crc32(request.node.nodeid.encode())))
+        emulator.veneer_emulated_device(9, ctypes.c_uint64(zlib.crc32(request.node.nodeid.encode())))
     torch.manual_seed(0)
     np.random.seed(0)  # noqa: NPY002
     random.seed(0)

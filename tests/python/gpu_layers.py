@@ -5,6 +5,7 @@ its tensors are the CPU's."""
 
 import copy
 import math
+from collections import Counter
 from contextlib import contextmanager
 
 import pytest
@@ -163,3 +164,19 @@ def close(got, expected, dtype):
     """Libraries may choose other products in a captured graph, or in a compiled one."""
     for one, other in zip(got, expected, strict=True):
         assert error(one, other) <= 4 * torch.finfo(dtype).eps * norm(other)
+
+
+def kernels_of(call):
+    """How often each kernel is launched: by its name on a GPU, which has the types of its parameters, and by these alone on the
+    emulated one."""
+    if emulator:
+        before = len(emulator.veneer_emulated_launches())
+        call()
+        return Counter(emulator.veneer_emulated_launches()[before:].decode().splitlines())
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
+        call()
+        torch.cuda.synchronize()
+    return Counter({event.key: event.count for event in profiler.key_averages()})
+
+
+on_hopper = pytest.mark.skipif(MAJOR != 9, reason="these kernels are sm_90a's")

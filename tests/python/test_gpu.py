@@ -4,7 +4,6 @@
 test_gpu_numbers.py."""
 
 import math
-import re
 
 import pytest
 import torch
@@ -12,7 +11,6 @@ from conftest import emulator
 from gpu_layers import (
     CONFIGS,
     DEVICE,
-    MAJOR,
     D,
     batch,
     close,
@@ -27,46 +25,6 @@ from gpu_layers import (
 from core import Bound
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(emulator is not None, reason="of a real GPU")]
-
-
-def kernels_of(call):
-    """How often each kernel is launched."""
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CUDA], acc_events=True) as profiler:
-        call()
-        torch.cuda.synchronize()
-    return {event.key: event.count for event in profiler.key_averages()}
-
-
-on_hopper = pytest.mark.skipif(MAJOR != 9, reason="these kernels are sm_90a's")
-
-
-@on_hopper
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("p", [0.0, 0.1])
-def test_gradients_of_many_rows_come_from_the_layers_product(kind, p):
-    d, rows = 512, 8192
-    bound = Bound.make("additive", layer_options(kind, 16, p, (d, d)), d, d).to(torch.bfloat16, DEVICE)
-    x, weight, upstream = (torch.randn(n, d, device=DEVICE, dtype=torch.bfloat16) for n in (rows, d, rows))
-    y = bound(leaf(x), weight=weight, seed=torch.tensor([3], device=DEVICE) if p else None)
-    launched = kernels_of(lambda: y.backward(upstream))
-    assert sum(count for name, count in launched.items() if "Kind" in name) == 1, launched
-    passes = {name: n for name, n in launched.items() if re.search("reduction<|expansion<|Column(Sums|Scaling)", name)}
-    assert sum(passes.values()) == 1, passes  # over dy, for the rest
-
-
-@on_hopper
-@pytest.mark.parametrize("d", [1032, 2048, 4096])
-def test_wide_bottlenecks_read_their_rows_once(d):
-    bound = Bound.make("bottleneck", {"size": 64}, d, d, kind="hidden", dtype=torch.float32).to(torch.bfloat16, DEVICE)
-    x = leaf(torch.randn(1000, d), dtype=torch.bfloat16)
-    found = []
-
-    def step():
-        found.append(bound(x, y=x))
-        found[0].backward(torch.randn_like(found[0]))
-
-    launched = kernels_of(step)
-    assert sum(count for name, count in launched.items() if "shared_rows::kernel" in name) == 2, launched
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)

@@ -74,7 +74,13 @@ using std::min;
 namespace emulator {
 
 cudaError_t allowed(const cudaLaunchConfig_t& config, const void* kernel, int* cluster);
-void launch(const cudaLaunchConfig_t& config, int cluster, const std::function<void()>& kernel);
+// `signature` names the kernel's parameters.
+void launch(const cudaLaunchConfig_t& config, int cluster, const char* signature, const std::function<void()>& kernel);
+
+template <class... Parameters>
+const char* signature() {
+  return __PRETTY_FUNCTION__;
+}
 
 template <class... Parameters, class... Arguments>
 cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Parameters...), Arguments&&... arguments) {
@@ -84,7 +90,7 @@ cudaError_t launch_kernel(const cudaLaunchConfig_t* config, void (*kernel)(Param
     return error;
   }
   const std::tuple<std::remove_const_t<Parameters>...> all(std::forward<Arguments>(arguments)...);
-  launch(*config, cluster, [&] { std::apply(kernel, all); });
+  launch(*config, cluster, signature<Parameters...>(), [&] { std::apply(kernel, all); });
   return cudaSuccess;
 }
 template <class Kernel>

@@ -27,11 +27,12 @@ namespace emulator {
 
 // What the next launches run on.
 struct Device {
-  int major = 9;        // compute capability
-  int processors = 4;   // few: blocks that stay then take several tiles of small matrices
-  int clusters = 3;     // how many fit at once, of any size
-  int shared = 232448;  // bytes, that a block may ask for
-  uint64_t seed = 0;    // of what comes first
+  int major = 9;         // compute capability
+  int processors = 4;    // few: blocks that stay then take several tiles of small matrices
+  int clusters = 3;      // how many fit at once, of any size
+  int shared = 232448;   // bytes, that a block may ask for
+  uint64_t seed = 0;     // of what comes first
+  std::string launched;  // a line for each launch, with the types of the kernel's parameters
 };
 Device& device();
 

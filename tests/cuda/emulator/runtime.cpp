@@ -96,9 +96,10 @@ cudaError_t allowed(const cudaLaunchConfig_t& config, const void* kernel, int* c
   return fits ? cudaSuccess : cudaErrorInvalidConfiguration;
 }
 
-void launch(const cudaLaunchConfig_t& config, int size, const std::function<void()>& kernel) {
+void launch(const cudaLaunchConfig_t& config, int size, const char* signature, const std::function<void()>& kernel) {
   static std::mutex one;  // torch has several threads, the device one
   const std::lock_guard<std::mutex> lock(one);
+  device().launched += std::string(signature) + "\n";
   gridDim = config.gridDim;
   blockDim = config.blockDim;
   Cluster cluster(config.dynamicSmemBytes, size, kernel);

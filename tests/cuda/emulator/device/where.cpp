@@ -17,8 +17,19 @@ bool on_cpu(const at::Tensor& t) { return t.is_cpu() && !on_gpu(t); }
 
 }  // namespace veneer::device
 
-// For tests, by ctypes: whether tensors are on it from now on; what it draws, and how many multiprocessors it has.
+// For tests, by ctypes.
 extern "C" {
+
+// Whether tensors are on it from now on.
 void veneer_emulate(bool on) { veneer::device::emulating = on; }
-void veneer_emulated_seed(uint64_t seed) { emulator::device().seed = seed; }
+
+// A device with nothing launched, of this compute capability; its launches happen as the seed has it.
+void veneer_emulated_device(int major, uint64_t seed) {
+  emulator::device() = {};
+  emulator::device().major = major;
+  emulator::device().seed = seed;
+}
+
+// Device::launched; until the next launch.
+const char* veneer_emulated_launches() { return emulator::device().launched.c_str(); }
 }

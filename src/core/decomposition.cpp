@@ -83,8 +83,9 @@ std::vector<at::Tensor> Decomposition::backward(const at::Tensor& dy, const Drop
   const Update update(*matrix_, params, scale_);
   if (dy.is_meta()) return update.backward(dy, x, base, kept, wants_x);
   const at::Tensor &y = kept.end()[-3], &n = kept.end()[-2], &gain = kept.back();
-  auto gradients = update.backward(dy, x, base, kept, wants_x, {gain, y});
-  set_gradient(gradients, params, "magnitude", gradients.back() / n);
+  const bool rounded = params["magnitude"].scalar_type() == y.scalar_type();
+  auto gradients = update.backward(dy, x, base, kept, wants_x, {gain, y, n, rounded});
+  set_gradient(gradients, params, "magnitude", gradients.back());
   gradients.pop_back();
   return gradients;
 }

@@ -36,10 +36,6 @@ at::Tensor turned(const at::Tensor& h, const at::Tensor& factor, double scale, c
 
 }  // namespace
 
-at::Tensor gained(const at::Tensor& t, const at::Tensor& gain) {
-  return gain.defined() ? t.mul_(as(gain, t).unsqueeze(1)) : t;
-}
-
 bool whole(const Matrix& matrix, const std::vector<at::Tensor>& prepared, const at::Tensor& x) {
   int64_t numbers = 0;
   for (const auto& tensor : prepared) numbers += tensor.numel();
@@ -113,13 +109,10 @@ Prepared::Gradients Prepared::backward(const at::Tensor& dy, const Dropped& x, c
   switch (form) {
     case Matrix::Form::factors: {
       const at::Tensor a = as(tensors[0], dy), b = as(tensors[1], dy);
-      const at::Tensor own_gain = gain.defined() ? as(gain, dy) : gain;
-      const at::Tensor factor = gain.defined() ? b * own_gain.unsqueeze(1) : b;
-      const auto [dh, sum] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy));
-      const at::Tensor db = gained(sum, rounded(1, dy) ? own_gain : gain);
+      const at::Tensor factor = scaled_rows(b, gain);
+      const auto [dh, db] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy), gain);
       if (wants_x && in_product(dy, x, base)) {
-        const auto found =
-            device::extended_gradients(dy, dh, {base.weight, x, a, rounded(0, dy), gain, scaling.y, base.bias});
+        const auto found = device::extended_gradients(dy, dh, {base.weight, x, a, rounded(0, dy), scaling, base.bias});
         return {{found.a, db}, found.x, found.gain};
       }
       if (wants_x && base.weight.defined() && device::takes_extended(dy, base.weight, dh.size(1)) &&

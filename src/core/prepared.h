@@ -9,6 +9,7 @@
 #include <vector>
 
 #include "core/dropped.h"
+#include "core/gain.h"
 #include "veneer/matrix.h"
 
 namespace veneer {
@@ -18,12 +19,6 @@ struct Base {
   at::Tensor weight;  // [d_out, d_in], or
   at::Tensor y;       // [N, d_out], contiguous
   at::Tensor bias;    // [d_out], added in any case
-};
-
-// What lies above a base's bias was scaled.
-struct Gain {
-  at::Tensor g;  // [d_out], in float32 at least; undefined: nothing was
-  at::Tensor y;  // [N, d_out], the output without it
 };
 
 struct Prepared {
@@ -37,7 +32,7 @@ struct Prepared {
   struct Gradients {
     std::vector<at::Tensor> tensors;
     at::Tensor x;     // with base.y added, where that is the base
-    at::Tensor gain;  // where all come from one product
+    at::Tensor gain;  // of the magnitudes, where all come from one product
   };
   // Whether all gradients come from the layer's own product, which can do that on a GPU.
   bool in_product(const at::Tensor& dy, const Dropped& x, const Base& base) const;
@@ -55,8 +50,6 @@ struct Prepared {
                                       at::Tensor& dx) const;
 };
 
-// t, its rows scaled by the gain where there is one; t may be overwritten.
-at::Tensor gained(const at::Tensor& t, const at::Tensor& gain);
 // Whether a matrix is given all rows at once: on a GPU, or where it goes through them itself, or where the sums of
 // gradients, which are held once for each strip, are not small beside x: then products are large too, and ATen's own
 // threads serve them.

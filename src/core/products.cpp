@@ -66,12 +66,15 @@ at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool
 }
 
 std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,
-                                                 double scale, double sum_scale, bool rounded) {
+                                                 double scale, double sum_scale, bool rounded, const at::Tensor& gain) {
   if (takes_tiles({x}, std::max(factor.size(0), left.size(1)))) {
-    return cpu::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
+    const auto [h, sums] = cpu::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
+    return {h, gained(sums, gain)};
   }
-  if (on_device({x}, factor.size(0))) return device::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded);
-  return {reduce({x}, factor, scale), sum_rows({x}, left, sum_scale, rounded).t().contiguous()};
+  if (on_device({x}, factor.size(0))) {
+    return device::reduced_and_summed({x}, factor, left, scale, sum_scale, rounded, gain);
+  }
+  return {reduce({x}, factor, scale), gained(sum_rows({x}, left, sum_scale, rounded).t().contiguous(), gain)};
 }
 
 std::string products_served_by(const Dropped& x, int64_t rank) {

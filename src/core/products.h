@@ -22,9 +22,11 @@ at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale);
 // scale * left^T dropout(x): left [N, r], x [N, d] -> [r, d], in x's dtype; or, where a kernel sums
 // in float32 and `rounded` is not asked for, in that.
 at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool rounded);
-// Both, of one x without dropout, each with its own scale: reduce, and the transpose of sum_rows, [d, r].
+// Both, of one x without dropout, each with its own scale: reduce, and the transpose of sum_rows, [d, r], row i times
+// gain[i] where there is a gain [d].
 std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,
-                                                 double scale, double sum_scale, bool rounded);
+                                                 double scale, double sum_scale, bool rounded,
+                                                 const at::Tensor& gain = {});
 // base + bias + scale * dropout(h factor), with the mask of `mask`, whose x is not read: h [N, r], factor [r, d],
 // base [N, d] and bias [d] or undefined -> [N, d]. No bias with a mask.
 at::Tensor expand(const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask = {},

@@ -7,6 +7,7 @@
 #include "core/dropped.h"
 #include "core/tiles.h"
 #include "device/columns.h"
+#include "device/thin.h"
 #include "kernels/cpu/columns.h"
 #include "veneer/numeric.h"
 
@@ -67,6 +68,15 @@ void add_to_columns(const at::Tensor& y, const at::Tensor& bias) {
 }
 
 at::Tensor sum_of_rows(const at::Tensor& t) { return t.sum(0, /*keepdim=*/false, wide_type(t.scalar_type())); }
+
+at::Tensor scaled_rows(const at::Tensor& t, const at::Tensor& gain) {
+  if (!gain.defined()) return t;
+  return device::takes_scaled_rows(t) ? device::scaled_rows(t, gain) : t * as(gain, t).unsqueeze(1);
+}
+
+at::Tensor gained(const at::Tensor& t, const at::Tensor& gain) {
+  return gain.defined() ? t.mul_(as(gain, t).unsqueeze(1)) : t;
+}
 
 Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::Tensor& bias, const at::Tensor& g,
                            bool wants_y) {

@@ -18,6 +18,11 @@ void add_to_columns(const at::Tensor& y, const at::Tensor& bias);
 // The sums [d] over the rows of t [N, d], in float32 at least.
 at::Tensor sum_of_rows(const at::Tensor& t);
 
+// t [d, columns], row i scaled by gain[i], in t's dtype; t itself where there is no gain.
+at::Tensor scaled_rows(const at::Tensor& t, const at::Tensor& gain);
+// The same of t that may be overwritten.
+at::Tensor gained(const at::Tensor& t, const at::Tensor& gain);
+
 struct Rescaled {
   at::Tensor y;     // [N, d]
   at::Tensor gain;  // [d]

@@ -127,7 +127,7 @@ std::vector<at::Tensor> Update::backward(const at::Tensor& dy, const Dropped& x,
                                                          : matrix_.merged(base.weight, params_, scale_);
       found.x = at::mm(dy, gained(all, gain.g));
     }
-    if (rescaled.gain.defined()) found.gain = rescaled.gain;
+    if (rescaled.gain.defined()) found.gain = rescaled.gain / gain.n;
   }
   Tensors gradients = recorded.gradients(std::move(found.tensors));
   if (wants_x) gradients.push_back(found.x);

@@ -21,7 +21,7 @@ namespace {
 
 void scale(const at::Tensor& y, const at::Tensor& g, const at::Tensor& bias, const at::Tensor& to) {
   const c10::cuda::CUDAGuard guard(y.device());
-  const at::Tensor gains = g.defined() ? g.to(at::kFloat).contiguous() : g, shift = aligned(bias);
+  const at::Tensor gains = floats(g), shift = aligned(bias);
   for_up_to_32_bit(y.scalar_type(), [&]<class T>(T) {
     const cuda::ColumnScaling<T> call{in<T>(y), y.size(0), y.size(1), in<float>(gains), in<T>(shift), out<T>(to)};
     check(cuda::column_scaling(call, processors(), stream()));
@@ -45,7 +45,7 @@ at::Tensor column_sums(const at::Tensor& dy, const at::Tensor& y, const at::Tens
   const auto options = y.options().dtype(at::kFloat);
   const at::Tensor sums = n == 0 ? at::zeros({d}, options) : at::empty({d}, options);
   const at::Tensor space = workspace(cuda::column_sums_bytes(n, d, processors()), y);
-  const at::Tensor gains = g.defined() ? g.to(at::kFloat).contiguous() : g, shift = aligned(bias), slopes = aligned(dy);
+  const at::Tensor gains = floats(g), shift = aligned(bias), slopes = aligned(dy);
   for_up_to_32_bit(y.scalar_type(), [&]<class T>(T) {
     const cuda::ColumnSums<T> call{
         in<T>(slopes),           in<T>(y), n, d, in<float>(gains), in<T>(shift), out<T>(scaled), out<float>(sums),

@@ -6,23 +6,14 @@
 
 #include "device/launch.h"
 #include "device/mask.h"
+#include "device/thin.h"
 #include "kernels/cuda/extended_product.h"
-#include "kernels/cuda/row_norms.h"
 
 namespace veneer::device {
 
 #if VENEER_WITH_CUDA
 
 namespace {
-
-at::Tensor scaled_rows(const at::Tensor& weight, const at::Tensor& gain) {
-  at::Tensor result = at::empty_like(weight);
-  const at::Tensor gains = gain.to(at::kFloat).contiguous();
-  for_16_bit(weight.scalar_type(), [&]<class T>(T) {
-    check(cuda::scaled_rows(in<T>(weight), weight.size(0), weight.size(1), in<float>(gains), out<T>(result), stream()));
-  });
-  return result;
-}
 
 // x weight^T + h p^T, or x weight + h p with the mask's: what both calls have in common.
 template <class T>
@@ -44,7 +35,7 @@ Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& 
   const at::Tensor y = at::empty({x.size(0), columns}, x.options());
   const at::Tensor plain = gain.defined() ? at::empty_like(y) : at::Tensor();
   const at::Tensor left = aligned(h), factor = aligned(p), shift = aligned(bias);
-  const at::Tensor gains = gain.defined() ? aligned(gain.to(at::kFloat)) : gain;
+  const at::Tensor gains = aligned(floats(gain));
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
     auto call = call_of<T>(x, weight, left, factor, mask, y, forward);
     call.bias = in<T>(shift), call.gain = in<float>(gains), call.plain = out<T>(plain);
@@ -89,18 +80,20 @@ bool takes_extended_gradients(const at::Tensor& dy, const at::Tensor& weight, co
 ExtendedGradients extended_gradients(const at::Tensor& dy, const at::Tensor& dh, const ExtendedLayer& layer) {
   const c10::cuda::CUDAGuard guard(dy.device());
   const int64_t n = dy.size(0), d_out = dy.size(1), d_in = layer.weight.size(1), r = dh.size(1);
-  const bool gained = layer.gain.defined();
+  const bool gained = layer.gain.g.defined(), rounded_gain = gained && layer.gain.rounded;
   const auto type = dy.options(), wide = type.dtype(at::kFloat);
   const ExtendedGradients result{at::empty({n, d_in}, type), at::empty({r, d_in}, layer.rounded ? type : wide),
-                                 gained ? at::empty({d_out}, wide) : at::Tensor()};
-  const at::Tensor weight = gained ? scaled_rows(layer.weight, layer.gain) : layer.weight;
+                                 gained ? at::empty({d_out}, rounded_gain ? type : wide) : at::Tensor()};
+  const at::Tensor weight = gained ? scaled_rows(layer.weight, layer.gain.g) : layer.weight;
+  const at::Tensor norms = floats(layer.gain.n);
   const at::Tensor left = aligned(dh), factor = aligned(layer.a), shift = aligned(layer.bias);
-  const at::Tensor plain = gained ? aligned(layer.plain) : at::Tensor();
+  const at::Tensor plain = gained ? aligned(layer.gain.y) : at::Tensor();
   for_16_bit(dy.scalar_type(), [&]<class T>(T) {
     auto call = call_of<T>(dy, weight, left, factor, layer.x, result.x, /*forward=*/false);
     auto& sums = call.sums;
     sums.other = in<T>(layer.x.x);
-    sums.plain = in<T>(plain), sums.plain_bias = in<T>(shift), sums.of_plain = out<float>(result.gain);
+    sums.plain = in<T>(plain), sums.plain_bias = in<T>(shift), sums.plain_divisors = in<float>(norms);
+    rounded_gain ? void(sums.rounded_of_plain = out<T>(result.gain)) : void(sums.of_plain = out<float>(result.gain));
     layer.rounded ? void(sums.rounded_of_other = out<T>(result.a)) : void(sums.of_other = out<float>(result.a));
     const at::Tensor space = workspace(cuda::extended_sums_bytes(call, processors()), dy);
     sums.workspace = space.mutable_data_ptr();

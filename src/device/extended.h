@@ -6,6 +6,7 @@
 #include <ATen/core/Tensor.h>
 
 #include "core/dropped.h"
+#include "core/gain.h"
 
 namespace veneer::device {
 
@@ -34,15 +35,13 @@ struct ExtendedLayer {
   const Dropped& x;          // [N, d_in]
   const at::Tensor& a;
   bool rounded;  // whether the gradient of a is wanted in dy's dtype, not in float32
-  // Where what lies above the bias was scaled: gain [d_out] in float32, and the output without it [N, d_out].
-  const at::Tensor& gain;
-  const at::Tensor& plain;
+  const Gain& gain;
   const at::Tensor& bias;
 };
 struct ExtendedGradients {
   at::Tensor x;     // [N, d_in] = dy (gain * weight) + dropout(dh a)
   at::Tensor a;     // [r, d_in] = dh^T dropout(x)
-  at::Tensor gain;  // [d_out] = the sums over the rows of dy * (plain - bias), in float32; where there is a gain
+  at::Tensor gain;  // [d_out], Gain::gradient; where there is a gain
 };
 // Whether all of them are taken in one product (kernels/cuda/extended_product.h), where takes_extended holds of dy.
 bool takes_extended_gradients(const at::Tensor& dy, const at::Tensor& weight, const Dropped& x, int64_t rank);

@@ -19,7 +19,8 @@ namespace veneer::device {
 namespace {
 
 std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
-                                         double scale, double sum_scale, bool rounded, bool turned) {
+                                         double scale, double sum_scale, bool rounded, bool turned,
+                                         const at::Tensor& gain = {}) {
   const c10::cuda::CUDAGuard guard(x.x.device());
   const int64_t n = x.x.size(0), d = x.x.size(1), r = factor.defined() ? factor.size(0) : left.size(1);
   const at::Tensor h = factor.defined() ? at::empty({n, r}, x.x.options()) : at::Tensor();
@@ -28,6 +29,7 @@ std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& fac
   const at::Tensor sums = !left.defined() ? at::Tensor()
                           : n == 0        ? at::zeros(sizes, sums_type)
                                           : at::empty(sizes, sums_type);
+  const at::Tensor gains = floats(gain);
   TORCH_INTERNAL_ASSERT(!left.defined() || left.is_contiguous());
   for_16_bit(x.x.scalar_type(), [&]<class T>(T) {
     cuda::ThinReduction<T> call{};
@@ -35,7 +37,7 @@ std::pair<at::Tensor, at::Tensor> reduce(const Dropped& x, const at::Tensor& fac
     call.factor = in<T>(factor), call.h = out<T>(h), call.h_scale = static_cast<float>(scale * kept_scale(x));
     call.left = in<T>(left), call.turned = turned;
     rounded ? void(call.rounded_sums = out<T>(sums)) : void(call.sums = out<float>(sums));
-    call.sums_scale = static_cast<float>(sum_scale * kept_scale(x));
+    call.sums_scale = static_cast<float>(sum_scale * kept_scale(x)), call.sums_gain = in<float>(gains);
     if (factor.defined()) call.factor_row = factor.stride(0), call.factor_column = factor.stride(1);
     const at::Tensor space = workspace(cuda::thin_reduction_bytes(call, processors()), x.x);
     call.workspace = space.mutable_data_ptr();
@@ -83,8 +85,9 @@ at::Tensor summed(const Dropped& x, const at::Tensor& left, double scale, bool r
 }
 
 std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
-                                                     double scale, double sum_scale, bool rounded) {
-  return reduce(x, factor, left, scale, sum_scale, rounded, true);
+                                                     double scale, double sum_scale, bool rounded,
+                                                     const at::Tensor& gain) {
+  return reduce(x, factor, left, scale, sum_scale, rounded, true, gain);
 }
 
 void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
@@ -142,13 +145,27 @@ RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tens
   return {norms, gains};
 }
 
+bool takes_scaled_rows(const at::Tensor& t) {
+  return on_gpu(t) && t.dim() == 2 && takes_16_bit(t.scalar_type()) && is_aligned(t) && t.size(1) % 8 == 0;
+}
+
+at::Tensor scaled_rows(const at::Tensor& t, const at::Tensor& gain) {
+  const c10::cuda::CUDAGuard guard(t.device());
+  at::Tensor result = at::empty_like(t);
+  const at::Tensor gains = floats(gain);
+  for_16_bit(t.scalar_type(), [&]<class T>(T) {
+    check(cuda::scaled_rows(in<T>(t), t.size(0), t.size(1), in<float>(gains), out<T>(result), stream()));
+  });
+  return result;
+}
+
 #else
 
 bool takes_thin(const at::Tensor&, int64_t) { return false; }
 at::Tensor reduced(const Dropped&, const at::Tensor&, double) { absent(); }
 at::Tensor summed(const Dropped&, const at::Tensor&, double, bool) { absent(); }
 std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped&, const at::Tensor&, const at::Tensor&, double,
-                                                     double, bool) {
+                                                     double, bool, const at::Tensor&) {
   absent();
 }
 void expand_into(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, const Dropped&, const at::Tensor&,
@@ -159,6 +176,8 @@ bool takes_row_norms(const at::Tensor&, int64_t, const at::Tensor&) { return fal
 RowNorms row_norms(const at::Tensor&, const at::Tensor&, const at::Tensor&, double, double, const at::Tensor&) {
   absent();
 }
+bool takes_scaled_rows(const at::Tensor&) { return false; }
+at::Tensor scaled_rows(const at::Tensor&, const at::Tensor&) { absent(); }
 
 #endif
 

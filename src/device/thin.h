@@ -20,9 +20,10 @@ bool takes_thin(const at::Tensor& x, int64_t rank);
 at::Tensor reduced(const Dropped& x, const at::Tensor& factor, double scale);
 // scale * left^T dropout(x), [r, d] in float32, or in x's dtype.
 at::Tensor summed(const Dropped& x, const at::Tensor& left, double scale, bool rounded);
-// Both of them, the second turned: [N, r] and [d, r].
+// Both of them, the second turned: [N, r] and [d, r]; its rows multiplied by gain [d], where there is one.
 std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at::Tensor& factor, const at::Tensor& left,
-                                                     double scale, double sum_scale, bool rounded);
+                                                     double scale, double sum_scale, bool rounded,
+                                                     const at::Tensor& gain);
 // y [N, d] = base + bias + scale * h factor, the product with the mask that `mask` has (its x tells N and d, and is not
 // read); base [N, d] and bias [d] may be undefined.
 void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,
@@ -38,5 +39,10 @@ struct RowNorms {
 // [d_out, rank]. With magnitudes [d_out], the norms are rounded to their dtype, and gains are magnitudes / norms.
 RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale, double smallest,
                    const at::Tensor& magnitudes = {});
+
+// Whether there is a kernel for t [d, columns] with row i multiplied by gain[i]: 16-bit numbers in aligned rows on a
+// GPU.
+bool takes_scaled_rows(const at::Tensor& t);
+at::Tensor scaled_rows(const at::Tensor& t, const at::Tensor& gain);
 
 }  // namespace veneer::device

@@ -50,6 +50,7 @@ void Bytes::check() const {
 }
 
 int processors() { return emulator::device().processors; }
+void set_processors(int count) { emulator::device().processors = count; }
 bool is_emulated() { return true; }
 void set_seed(uint64_t seed) { emulator::device().seed = seed; }
 

@@ -53,6 +53,7 @@ int processors() {
   expect_success(cudaDeviceGetAttribute(&count, cudaDevAttrMultiProcessorCount, device));
   return count;
 }
+void set_processors(int) {}
 bool is_emulated() { return false; }
 void set_seed(uint64_t) {}
 

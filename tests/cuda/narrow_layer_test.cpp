@@ -3,6 +3,7 @@
 #include "kernels/cuda/narrow_layer.h"
 
 #include <cstring>
+#include <numbers>
 #include <numeric>
 #include <tuple>
 #include <type_traits>
@@ -30,8 +31,8 @@ constexpr float first_scale = 1.25F, second_scale = 0.75F;
 
 double activated(Nonlinearity kind, double z) {
   switch (kind) {
-    case gelu: return 0.5 * z * (1 + std::erf(z * M_SQRT1_2));
-    case gelu_tanh: return 0.5 * z * (1 + std::tanh(std::sqrt(2 / M_PI) * (z + 0.044715 * z * z * z)));
+    case gelu: return 0.5 * z * (1 + std::erf(z / std::numbers::sqrt2));
+    case gelu_tanh: return 0.5 * z * (1 + std::tanh(std::sqrt(2 / std::numbers::pi) * (z + 0.044715 * z * z * z)));
     case relu: return z <= 0 ? 0 : z;
     case silu: return z / (1 + std::exp(-z));
     default: return std::tanh(z);
@@ -255,7 +256,7 @@ TYPED_TEST(NarrowLayer, ForwardClusters) {
   check<TypeParam>({rows_of(2, 8), 4088, 8, 4088, relu, Base::x, true, false}, true, 1);
 }
 
-// Of the tiles, ten or eleven, the last has the buffer whose room is used again at the end.
+// Of ten tiles that most of the clusters have, the last has the buffer whose room is used again at the end.
 TYPED_TEST(NarrowLayer, BackwardClusters) {
   check<TypeParam>({1, 1032, 8, 1032, silu, Base::x, false, true}, false);
   check<TypeParam>({rows_of(11, 8), 1032, 40, 1032, gelu, Base::x, false, true}, false, 2);

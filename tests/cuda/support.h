@@ -103,6 +103,7 @@ template <class F>
 void with_seeds(const F& f, int count = 3);
 
 int processors();
+void set_processors(int count);  // of the emulated device; a real one has its own
 bool is_emulated();
 void set_seed(uint64_t seed);
 

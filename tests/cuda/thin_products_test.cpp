@@ -46,6 +46,9 @@ void reduce(const Case& c, bool both, bool turned, bool rounded_sums) {
   const Memory<T> x_memory(x), factor_memory(factor), left_memory(left), h(c.n * c.r), sums_t(c.r * c.d);
   const Memory<float> sums(c.r * c.d);
   const Memory<int64_t> seeds(std::vector<double>{seed});
+  const bool gained = turned || rounded_sums;
+  const auto gain = random.numbers<float>(c.d);
+  const Memory<float> gain_memory(gain);
   ThinReduction<T> call{};
   call.x = x_memory.data(), call.n = c.n, call.d = c.d, call.r = c.r;
   if (c.masked) call.mask = {seeds.data(), threshold};
@@ -60,6 +63,7 @@ void reduce(const Case& c, bool both, bool turned, bool rounded_sums) {
   }
   call.turned = turned;
   call.sums_scale = 0.25F;
+  call.sums_gain = gained ? gain_memory.data() : nullptr;
   const Memory<uint8_t> workspace(thin_reduction_bytes(call, processors()));
   call.workspace = workspace.data();
   ASSERT_EQ(thin_reduction(call, processors(), nullptr), 0);
@@ -79,7 +83,8 @@ void reduce(const Case& c, bool both, bool turned, bool rounded_sums) {
     for (int64_t i = 0; i < c.n; ++i) {
       for (int64_t k = 0; k < c.r; ++k) {
         for (int64_t j = 0; j < c.d; ++j) {
-          want[turned ? j * c.r + k : k * c.d + j] += 0.25 * left[i * c.r + k] * masked[i * c.d + j];
+          const double scale = 0.25 * (gained ? gain[j] : 1);
+          want[turned ? j * c.r + k : k * c.d + j] += scale * left[i * c.r + k] * masked[i * c.d + j];
         }
       }
     }

@@ -127,7 +127,7 @@ int column_sums(const ColumnSums<T>& call, int processors, void* stream) {
   const dim3 grid = grid_of<T>(call.n, call.d, processors);
   auto* const parts = static_cast<float*>(call.workspace);
   launch_in_order(sum<T>, grid, dim3(packs, lines), 0, on, call, parts);
-  launch_add_up(parts, grid.y, call.d, 1.0F, call.sums, on);
+  launch_add_up(parts, grid.y, 1, call.d, {1.0F}, call.sums, on);
   return static_cast<int>(cudaGetLastError());
 }
 

@@ -42,12 +42,15 @@ void add_up_sums(const ExtendedProduct<T>& call, const More<T>& more, cudaStream
   const ExtendedSums<T>& sums = call.sums;
   const auto of_other = [&](auto* to) {
     const float scale = call.mask.seed != nullptr ? call.kept_scale : 1.0F;
-    launch_add_up(more.of_other.parts, more.of_other.groups.count, call.rank * call.columns, scale, to, stream);
+    launch_add_up(more.of_other.parts, more.of_other.groups.count, call.rank, call.columns, {scale}, to, stream);
   };
   sums.rounded_of_other != nullptr ? of_other(sums.rounded_of_other) : of_other(sums.of_other);
-  if (sums.plain != nullptr) {
-    launch_add_up(more.of_plain.parts, more.of_plain.groups.count, call.depth, 1.0F, sums.of_plain, stream);
-  }
+  if (sums.plain == nullptr) return;
+  const auto of_plain = [&](auto* to) {
+    const Finish finish{1.0F, /*factors=*/nullptr, sums.plain_divisors};
+    launch_add_up(more.of_plain.parts, more.of_plain.groups.count, 1, call.depth, finish, to, stream);
+  };
+  sums.rounded_of_plain != nullptr ? of_plain(sums.rounded_of_plain) : of_plain(sums.of_plain);
 }
 
 template <int columns, int cluster, class T>

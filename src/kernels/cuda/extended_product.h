@@ -14,15 +14,17 @@ namespace veneer::kernels::cuda {
 // Sums over the rows, taken beside a product by warps that have nothing else to do: the gradients of a factor of the
 // update, and of a gain.
 //   of_other [rank, columns] = kept_scale * h^T mask(other)              in float32 or rounded, the other pointer null
-//   of_plain [depth]         = the sums of x * (plain - plain_bias)
+//   of_plain [depth]         = the sums of x * (plain - plain_bias), divided by plain_divisors; likewise
 template <class T>
 struct ExtendedSums {
   const T* other;  // [rows, columns]; null: no sums are taken
   float* of_other;
   T* rounded_of_other;
-  const T* plain;       // [rows, depth], or null
-  const T* plain_bias;  // [depth], or null
+  const T* plain;               // [rows, depth], or null
+  const T* plain_bias;          // [depth], or null
+  const float* plain_divisors;  // [depth], or null
   float* of_plain;
+  T* rounded_of_plain;
   void* workspace;  // extended_sums_bytes
 };
 

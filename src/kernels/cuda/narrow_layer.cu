@@ -120,9 +120,8 @@ cudaError_t launch_shared(const NarrowProduct<T>& c, cudaStream_t stream) {
     if (c.sums.x != nullptr || c.rounded_sums.x != nullptr) {
       small.dy_parts = small.up_parts + clusters * c.m * c.depth;
     }
-    if (c.sums.dz != nullptr || c.rounded_sums.dz != nullptr) {
-      small.dz_parts = small.up_parts + clusters * (c.m + 1) * c.depth;
-    }
+    const bool sums_dz = c.sums.dz != nullptr || c.rounded_sums.dz != nullptr;
+    small.dz_parts = sums_dz ? small.up_parts + clusters * (c.m + 1) * c.depth : nullptr;
   }
   const ClusterLaunch launch = Launch::launch(clusters, stream);
   const auto tiles = static_cast<int>(parts(c.rows, high));

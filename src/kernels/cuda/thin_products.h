@@ -43,7 +43,8 @@ struct ThinReduction {
   T* rounded_sums;
   bool turned;  // sums [d, r] instead
   float sums_scale;
-  void* workspace;  // thin_reduction_bytes
+  const float* sums_gain;  // [d], or null: the sums of column j are multiplied by sums_gain[j] too
+  void* workspace;         // thin_reduction_bytes
 };
 
 // y [n, d] = base + bias + scale * mask(h factor); base [n, d] and bias [d] may be null, base must be with a mask.

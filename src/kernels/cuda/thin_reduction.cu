@@ -195,13 +195,14 @@ int launch(const ThinReduction<T>& call, int processors, cudaStream_t stream) {
   const cudaError_t error = launch_in_order(kernel, grid, threads, bytes, stream, call, h_parts, sums_parts,
                                             for_sums && in_packs(call.left, call.r));
   if (error != cudaSuccess) return static_cast<int>(error);
-  if (for_h) launch_add_up(h_parts, split.slices, call.n * call.r, call.h_scale, call.h, stream);
+  if (for_h) launch_add_up(h_parts, split.slices, call.n, call.r, {call.h_scale}, call.h, stream);
   if constexpr (for_sums) {
+    const Finish finish{call.sums_scale, call.sums_gain};
     const auto add_up_to = [&](auto* to) {
       if (call.turned) {
-        launch_add_up_turned(sums_parts, split.groups, call.r, call.d, call.sums_scale, to, stream);
+        launch_add_up_turned(sums_parts, split.groups, call.r, call.d, finish, to, stream);
       } else {
-        launch_add_up(sums_parts, split.groups, call.r * call.d, call.sums_scale, to, stream);
+        launch_add_up(sums_parts, split.groups, call.r, call.d, finish, to, stream);
       }
     };
     call.rounded_sums != nullptr ? add_up_to(call.rounded_sums) : add_up_to(call.sums);

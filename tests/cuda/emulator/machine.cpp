@@ -230,7 +230,7 @@ Cluster::Cluster(size_t shared_bytes, int size, const std::function<void()>& ker
       shared_bytes_(shared_bytes),
       first_(static_cast<uint32_t>(window - (shared_bytes + 15) / 16 * 16)),
       blocks_(static_cast<size_t>(size)),
-      random_(device().seed) {
+      random_(device().seed * 0x9E3779B97F4A7C15ULL + device().launches++) {
   shared_ = mapped(stride() * static_cast<size_t>(size));
   for (int rank = 0; rank < size; ++rank) mprotect(shared_ + stride() * (rank + 1) - page_bytes, page_bytes, PROT_NONE);
 }
@@ -348,7 +348,8 @@ bool Cluster::advance_beside() {
   std::vector<Warp*> warps;
   for (Block& block : blocks_) {
     for (Warp& warp : block.warps) {
-      if (!warp.products.empty() && warp.products.front().started == ~0U) warps.push_back(&warp);
+      if (!warp.products_behind && !warp.products.empty() && warp.products.front().started == ~0U)
+        warps.push_back(&warp);
     }
   }
   const size_t all = warps.size() + tasks_.size();
@@ -383,8 +384,33 @@ std::string Cluster::state() const {
   return all;
 }
 
+// Threads that are drawn at random get on at one pace. So that some get as far ahead as barriers let them, others fall
+// behind now and then: a block's, a warpgroup's of one block or all, or a warp's; or their products.
+void Cluster::choose_behind() {
+  const size_t warps = blocks_[0].warps.size();
+  const uint64_t what = random() % 4, block = random() % (2 * blocks_.size()), warp = random() % warps;
+  const uint64_t size = random() % 3;  // of what falls behind
+  some_behind_ = what != 0;
+  for (Block& each : blocks_) {
+    // Half the time in all blocks, but not all of them.
+    const bool in_block = block >= blocks_.size() ? size != 0 : each.rank == static_cast<int>(block);
+    for (Warp& one : each.warps) {
+      const auto number = static_cast<uint64_t>(one.number);
+      const bool chosen = in_block && (size == 0 || (size == 1 ? number / 4 == warp / 4 : number == warp));
+      one.behind = chosen && (what & 1) != 0;
+      one.products_behind = chosen && (what & 2) != 0;
+    }
+  }
+  std::vector<Thread*> all;
+  all.swap(ready_);
+  all.insert(all.end(), behind_.begin(), behind_.end());
+  behind_.clear();
+  for (Thread* const thread : all) resume(thread);
+}
+
 void Cluster::run(int64_t first) {
   ready_.clear();
+  behind_.clear();
   tasks_.clear();
   barriers_.clear();
   all_ = {};
@@ -417,10 +443,17 @@ void Cluster::run(int64_t first) {
     }
     live_ += threads_;
   }
+  choose_behind();
   while (live_ > 0) {
+    constexpr unsigned turns = 300000;
+    if (chance(turns)) choose_behind();
     if (ready_.empty() || chance(patience_)) {
       if (advance_beside()) continue;
-      if (ready_.empty()) fail(state());
+      if (ready_.empty()) {
+        if (!some_behind_) fail(state());
+        choose_behind();  // until it is nothing: then all others have had their turn
+        continue;
+      }
     }
     std::swap(ready_[random() % ready_.size()], ready_.back());
     running = ready_.back();

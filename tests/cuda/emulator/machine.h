@@ -27,11 +27,12 @@ namespace emulator {
 
 // What the next launches run on.
 struct Device {
-  int major = 9;         // compute capability
-  int processors = 4;    // few: blocks that stay then take several tiles of small matrices
-  int clusters = 3;      // how many fit at once, of any size
-  int shared = 232448;   // bytes, that a block may ask for
-  uint64_t seed = 0;     // of what comes first
+  int major = 9;        // compute capability
+  int processors = 4;   // few: blocks that stay then take several tiles of small matrices
+  int clusters = 3;     // how many fit at once, of any size
+  int shared = 232448;  // bytes, that a block may ask for
+  uint64_t seed = 0;    // of what comes first
+  uint64_t launches = 0;
   std::string launched;  // a line for each launch, with the types of the kernel's parameters
 };
 Device& device();
@@ -115,6 +116,7 @@ struct Warp {
   std::deque<Product> products;                             // not done
   int64_t products_done = 0;
   Event product_done;
+  bool behind = false, products_behind = false;  // nothing of it, or of its products, happens while others can go on
 };
 
 struct NamedBarrier {
@@ -163,7 +165,7 @@ class Cluster {
   // Something that happens by itself later.
   std::shared_ptr<Copy> later(std::function<void()> task);
   bool chance(unsigned one_in) { return random() % one_in == 0; }
-  void resume(Thread* thread) { ready_.push_back(thread); }
+  void resume(Thread* thread) { (thread->warp->behind ? behind_ : ready_).push_back(thread); }
   void suspend();
   void arrive_at_cluster_barrier();
   void execute(Thread& thread);
@@ -177,6 +179,7 @@ class Cluster {
   };
   [[gnu::noinline]] void go_on(Thread& thread);  // its frame is that of its setjmp
   uint64_t random();
+  void choose_behind();
   bool advance_beside();  // one copy or product; false if there is none
   void check_phase(Barrier& barrier);
   std::string state() const;
@@ -187,7 +190,8 @@ class Cluster {
   uint32_t first_;
   std::byte* shared_ = nullptr;
   std::vector<Block> blocks_;
-  std::vector<Thread*> ready_;
+  std::vector<Thread*> ready_, behind_;
+  bool some_behind_ = false;
   std::vector<Task> tasks_;
   std::unordered_map<uint32_t, Barrier> barriers_;
   NamedBarrier all_;

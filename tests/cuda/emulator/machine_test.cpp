@@ -134,6 +134,47 @@ TEST(EmulatedDevice, FindsAProductThatWasNotWaitedFor) {
   EXPECT_EQ(count_seeds(multiplies<false>), 0);
 }
 
+// One thread hands numbers to another through a ring of two places, a few of them at a time as they are computed.
+template <bool waits>
+void hand_over(int* to) {
+  VENEER_SHARED(int, shared);
+  constexpr int places = 2, count = 12;
+  const uint32_t ring = shared_address(shared), barriers = ring + 8;
+  const auto full = [&](int i) { return barriers + i % places * 8; };
+  const auto empty = [&](int i) { return barriers + (places + i % places) * 8; };
+  if (threadIdx.x == 0) {
+    for (int i = 0; i < places; ++i) hopper::barrier_init(full(i), 1), hopper::barrier_init(empty(i), 1);
+  }
+  __syncthreads();
+  for (int i = 0; i < count; ++i) {
+    const uint32_t round = i / places % 2;
+    if (threadIdx.x == 0) {
+      if (waits) hopper::barrier_wait(empty(i), round ^ 1);
+      store_shared(ring + i % places * 4, i);
+      hopper::barrier_arrive(full(i));
+    } else if (threadIdx.x == 64) {
+      hopper::barrier_wait(full(i), round);
+      to[i] = static_cast<int>(load_shared(ring + i % places * 4));
+      hopper::barrier_arrive(empty(i));
+    }
+  }
+}
+
+template <bool waits>
+bool hands_over() {
+  int to[12];
+  if (!complaint([&] { launch(hand_over<waits>, 1, 1, 64, &to[0]); }).empty()) return false;
+  for (int i = 0; i < 12; ++i) {
+    if (to[i] != i) return false;
+  }
+  return true;
+}
+
+TEST(EmulatedDevice, LetsThreadsGetAheadOfOthers) {
+  EXPECT_EQ(count_seeds(hands_over<true>), 20);
+  EXPECT_LE(count_seeds(hands_over<false>), 5);
+}
+
 enum class Sender { right, ends_early, counts_too_little };
 
 // Each block sends 16 bytes to the next one of its cluster.
@@ -145,6 +186,9 @@ void send_around(int* to) {
   hopper::cluster_sync();
   if (threadIdx.x == 0) {
     hopper::barrier_expect(barrier, sender == Sender::counts_too_little ? 12 : 16);
+    if (sender == Sender::ends_early && blockIdx.x == 1) {
+      for (int i = 0; i < 100; ++i) emulator::maybe_yield();  // is late
+    }
     const uint32_t next = (blockIdx.x + 1) % 4;
     hopper::send(hopper::address_in(base, next), hopper::address_in(barrier, next), blockIdx.x, 0, 0, 0);
     if (sender == Sender::ends_early && blockIdx.x == 2) return;

@@ -26,8 +26,7 @@ std::map<const void*, Asked>& kernels() {
   return all;
 }
 
-// Calls f(byte in memory, byte of the box) for each chunk of 16 bytes that lies in the matrix, and outside(byte of the
-// box) for others.
+// The address of what a plain layout has at `address`, with the 128-byte swizzle.
 uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 CUresult encode(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data, const cuuint64_t* sizes,

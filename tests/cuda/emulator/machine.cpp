@@ -18,11 +18,9 @@ namespace emulator {
 namespace {
 
 constexpr size_t stack_bytes = size_t{64} * 1024;
-constexpr uint32_t window_bits = 18;  // of an address, in a block's shared memory
-constexpr size_t window = size_t{1} << window_bits;
 
 const size_t page_bytes = static_cast<size_t>(sysconf(_SC_PAGESIZE));
-size_t stride() { return window + page_bytes; }  // a page that faults behind each block's memory
+size_t stride() { return size_t{window} + page_bytes; }  // a page that faults behind each block's memory
 
 std::byte* mapped(size_t bytes) {
   void* const p = mmap(nullptr, bytes, PROT_READ | PROT_WRITE, MAP_PRIVATE | MAP_ANONYMOUS | MAP_NORESERVE, -1, 0);

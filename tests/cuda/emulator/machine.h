@@ -1,10 +1,10 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // A GPU's multiprocessors on a CPU, for tests of kernels' logic: each CUDA thread is a fiber with its own stack, of
-// which one runs at a time, until it waits. What runs next is drawn at random, and so is when copies and products that
-// the hardware runs beside the threads happen, at the latest when nothing else can go on: a wait that is missing shows
-// as a wrong result for some seeds, one too many as a deadlock. Results say nothing of a real GPU's speed, of its
-// caches and memory model, nor of registers.
+// which one runs at a time, until it waits. What runs next is drawn at random, some fall behind the others, and copies
+// and products that the hardware runs beside the threads happen at random too, at the latest when nothing else can go
+// on: a wait that is missing shows as a wrong result for some seeds, one too many as a deadlock. Results say nothing of
+// a real GPU's speed, of its caches and memory model, nor of registers.
 #pragma once
 
 #include <setjmp.h>
@@ -24,6 +24,10 @@
 #include <vector>
 
 namespace emulator {
+
+// Of an address of shared memory, what is in a block; above it stands the block's rank in its cluster.
+constexpr uint32_t window_bits = 18, window = 1U << window_bits;
+constexpr uint32_t address_in(uint32_t address, uint32_t rank) { return address % window | rank << window_bits; }
 
 // What the next launches run on.
 struct Device {

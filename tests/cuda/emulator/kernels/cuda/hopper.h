@@ -28,7 +28,7 @@ inline void barrier_expect(uint32_t barrier, uint32_t bytes) {
   emulator::cluster().arrive(barrier);
 }
 
-inline uint32_t address_in(uint32_t address, uint32_t rank) { return (address & 0x3FFFF) | rank << 18; }
+using emulator::address_in;
 
 inline void barrier_arrive(uint32_t barrier) {
   emulator::cluster().arrive(barrier);

@@ -17,7 +17,9 @@
 namespace emulator {
 
 inline Cluster& cluster() { return *running->block->cluster; }
-inline uint32_t own_base() { return static_cast<uint32_t>(running->block->rank) << 18 | cluster().first_address(); }
+inline uint32_t own_base() {
+  return address_in(cluster().first_address(), static_cast<uint32_t>(running->block->rank));
+}
 inline std::byte* shared_memory() { return cluster().memory(own_base(), 0); }
 
 inline uint32_t load(uint32_t address) {

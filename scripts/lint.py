@@ -72,11 +72,11 @@ def clang_tidy(build):
         return result.stdout or result.stderr
 
     database = json.loads((build / "compile_commands.json").read_text())
-    entries = [
-        entry
-        for entry in database
+    entries = {  # by file: some are compiled for the emulated GPU too
+        entry["file"]: entry
+        for entry in reversed(database)
         if entry["file"].endswith(".cpp") and Path(entry["file"]).relative_to(ROOT).parts[0] in ("src", "python")
-    ]
+    }.values()
     failed = False
     with ThreadPoolExecutor(os.cpu_count()) as pool:
         for text in pool.map(check, entries):

@@ -30,7 +30,8 @@ class Update {
 
   // From dy [N, d_out], contiguous, the gradients of the tensors of the parameters, in their order and dtypes,
   // undefined for frozen ones; and after them, where it is wanted, that of x, to which base.y [N, d_in] is then added,
-  // if it is defined. Where forward had a gain, its gradient comes last, in float32 at least.
+  // if it is defined. Where forward had a gain, the gradient of its magnitudes comes last, in float32 at least or as
+  // Gain::rounded says.
   std::vector<at::Tensor> backward(const at::Tensor& dy, const Dropped& x, const Base& base,
                                    const std::vector<at::Tensor>& kept, bool wants_x, const Gain& gain = {}) const;
 

@@ -56,7 +56,7 @@ asan: $(VENV)/.installed
 
 # The tests that need a GPU; fails where there is none, so that a pass means that they ran.
 gpu-test: gpu-ready
-	PYTHONPATH=python $(python) -m pytest -m gpu tests/python/test_gpu.py tests/python/test_gpu_numbers.py $(PYTEST)
+	PYTHONPATH=python $(python) -m pytest -m gpu tests/python/test_gpu*.py $(PYTEST)
 
 # The kernels' own tests, without torch, on a GPU, then under compute-sanitizer with each of TOOLS. The program needs a driver
 # and nothing else: with PREBUILT=1 it is the one that a `make test` elsewhere has built, or KERNEL_TESTS.

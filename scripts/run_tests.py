@@ -63,7 +63,7 @@ def main():
     if emulated.exists():  # not in a build without CUDA
         suites.append(
             run(
-                [*pytest, f"--junitxml={reports / 'emulated.xml'}", "tests/python/test_gpu_numbers.py"],
+                [*pytest, f"--junitxml={reports / 'emulated.xml'}", *sorted(ROOT.glob("tests/python/test_gpu_*.py"))],
                 [reports / "emulated.xml"],
                 VENEER_EMULATED=str(emulated),
                 OMP_NUM_THREADS="1",

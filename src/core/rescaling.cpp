@@ -7,6 +7,7 @@
 #include "core/dropped.h"
 #include "core/tiles.h"
 #include "device/columns.h"
+#include "device/plain.h"
 #include "device/thin.h"
 #include "kernels/cpu/columns.h"
 #include "veneer/numeric.h"
@@ -14,7 +15,6 @@
 namespace veneer {
 namespace {
 
-at::Tensor as_float(const at::Tensor& t) { return t.defined() ? t.to(at::kFloat).contiguous() : t; }
 const float* numbers(const at::Tensor& t) { return t.defined() ? t.const_data_ptr<float>() : nullptr; }
 
 void scale_rows(const at::Tensor& y, const at::Tensor& g, const at::Tensor& shift, const at::Tensor& result) {
@@ -47,7 +47,7 @@ at::Tensor rescaled(const at::Tensor& y, const at::Tensor& g, const at::Tensor& 
   at::Tensor result = at::empty_like(y);
   const at::Tensor shift = bias.defined() ? (1.0 - g) * bias : at::Tensor();
   if (cpu::takes_rows(y)) {
-    scale_rows(y, as_float(g), as_float(shift), result);
+    scale_rows(y, device::floats(g), device::floats(shift), result);
     return result;
   }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t) {
@@ -87,7 +87,7 @@ Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::
   const at::Tensor sums = at::zeros({strips_of(y), g.size(0)}, y.options().dtype(wide_type(y.scalar_type())));
   if (cpu::takes_rows(y) && dy.is_contiguous() && dy.scalar_type() == y.scalar_type()) {
     const at::Tensor scaled = wants_y ? at::empty_like(dy) : at::Tensor();
-    pull_back_rows(dy, y, as_float(bias), as_float(g), sums, scaled);
+    pull_back_rows(dy, y, device::floats(bias), device::floats(g), sums, scaled);
     return {scaled, sums.sum(0)};
   }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {

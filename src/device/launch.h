@@ -30,9 +30,6 @@ inline int processors() { return at::cuda::getCurrentDeviceProperties()->multiPr
 inline void* stream() { return at::cuda::getCurrentCUDAStream().stream(); }
 inline void check(int error) { C10_CUDA_CHECK(static_cast<cudaError_t>(error)); }
 
-// Contiguous, in float32. Undefined stays so.
-inline at::Tensor floats(const at::Tensor& t) { return t.defined() ? t.to(at::kFloat).contiguous() : t; }
-
 inline at::Tensor workspace(int64_t bytes, const at::Tensor& like) {
   return at::empty({bytes}, like.options().dtype(at::kByte));
 }

@@ -24,4 +24,7 @@ inline at::Tensor aligned(const at::Tensor& t) {
   return !t.defined() || is_aligned(t) ? t : t.clone(at::MemoryFormat::Contiguous);
 }
 
+// Contiguous, in float32. Undefined stays so.
+inline at::Tensor floats(const at::Tensor& t) { return t.defined() ? t.to(at::kFloat).contiguous() : t; }
+
 }  // namespace veneer::device

@@ -13,9 +13,10 @@ import test_fused
 import torch
 from conftest import emulator
 from torch import nn
+from torch.nn import functional as F
 
 import veneer
-from core import Bound
+from core import Bound, ops
 from veneer import BottleneckConfig, IA3Config, LoraConfig, SurmConfig
 
 DEVICE = torch.device("cpu" if emulator else "cuda")
@@ -122,6 +123,26 @@ def check_layer(kind, size, rows, rank, p, bias, layout, dtype):
     # A circulant's gradient is a sum over rows and columns, in another order in either path.
     roundings = 8 if kind == "circulant" else 2
     return complaints(run(dtype, False), run(dtype, True), run(torch.float64, True), dtype, roundings)
+
+
+def check_bottleneck(activation, p, dtype, d, m, rows, layout):
+    """Complaints about one adapter layer: ours and plain PyTorch's in a precision, against the latter in float64."""
+    options = {"size": m, "activation": activation, "scale": 0.5, "dropout": p}
+    bound = Bound.make("bottleneck", options, d, d, kind="hidden", dtype=torch.float32).to(dtype, DEVICE)
+    assert bound.names == ["down_weight", "down_bias", "up_weight", "up_bias"]
+    x, upstream = (torch.randn(rows, d, device=DEVICE, dtype=dtype) for _ in range(2))
+    seed = torch.tensor([7], device=DEVICE) if p else None
+
+    def plain(z, down, down_bias, up, up_bias):
+        dropped = ops.seeded_dropout(z, seed, p) if p else z
+        return z + 0.5 * F.linear(getattr(F, activation)(F.linear(dropped, down, down_bias)), up, up_bias)
+
+    def run(precision, ours):
+        own, z = bound.to(precision), leaf(laid_out(x.to(precision), layout))
+        y = own(z, y=z, seed=seed) if ours else plain(z, *own.own)
+        return [y, *torch.autograd.grad(y, [z, *own.own], laid_out(upstream.to(precision), layout))]
+
+    return complaints(run(dtype, True), run(dtype, False), run(torch.float64, False), dtype, roundings=4)
 
 
 # Layers as users have them ------------------------------------------------------------------------------------------

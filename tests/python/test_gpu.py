@@ -1,7 +1,6 @@
 # SPDX-FileCopyrightText: The Veneer authors
 # SPDX-License-Identifier: Apache-2.0
-"""What only a GPU has: streams, graphs, its allocator, and which kernels were launched. `make gpu-test` runs these and
-test_gpu_numbers.py."""
+"""What only a GPU has: streams, graphs, its allocator. `make gpu-test` runs these and test_gpu_*.py."""
 
 import math
 

@@ -5,7 +5,6 @@
 import copy
 import itertools
 import json
-import re
 
 import pytest
 import test_fused
@@ -22,18 +21,17 @@ from gpu_layers import (
     MAJOR,
     D,
     batch,
+    check_bottleneck,
     check_layer,
     complaints,
     each_config,
     each_dtype,
     error,
-    kernels_of,
     laid_out,
     layer,
     layer_options,
     leaf,
     norm,
-    on_hopper,
     on_the_cpu,
     step,
 )
@@ -165,26 +163,6 @@ def test_layers_of_many_rows_are_as_precise_as_the_composed_path(kind, size, row
     assert not check_layer(kind, size, rows, rank, p, rank % 16 == 0, "plain", dtype)
 
 
-def check_bottleneck(activation, p, dtype, d, m, rows, layout):
-    """Complaints about one adapter layer: ours and plain PyTorch's in a precision, against the latter in float64."""
-    options = {"size": m, "activation": activation, "scale": 0.5, "dropout": p}
-    bound = Bound.make("bottleneck", options, d, d, kind="hidden", dtype=torch.float32).to(dtype, DEVICE)
-    assert bound.names == ["down_weight", "down_bias", "up_weight", "up_bias"]
-    x, upstream = (torch.randn(rows, d, device=DEVICE, dtype=dtype) for _ in range(2))
-    seed = torch.tensor([7], device=DEVICE) if p else None
-
-    def plain(z, down, down_bias, up, up_bias):
-        dropped = ops.seeded_dropout(z, seed, p) if p else z
-        return z + 0.5 * F.linear(getattr(F, activation)(F.linear(dropped, down, down_bias)), up, up_bias)
-
-    def run(precision, ours):
-        own, z = bound.to(precision), leaf(laid_out(x.to(precision), layout))
-        y = own(z, y=z, seed=seed) if ours else plain(z, *own.own)
-        return [y, *torch.autograd.grad(y, [z, *own.own], laid_out(upstream.to(precision), layout))]
-
-    return complaints(run(dtype, True), run(dtype, False), run(torch.float64, False), dtype, roundings=4)
-
-
 @each_dtype
 @pytest.mark.parametrize("p", [0.0, 0.1])
 @pytest.mark.parametrize("activation", ["gelu", "silu"])  # relu's slope jumps where an inner state is rounded over zero
@@ -226,78 +204,6 @@ def test_narrow_layers_in_one_pass(shape, size, activation, wiring, dtype):
         BottleneckConfig(target_modules=["0"], bottleneck_size=size, hidden_size=shape[-1]),
     ).to(DEVICE, dtype)
     assert ("one pass" in model.explain(x)[0].kernels) == (MAJOR == 9)
-
-
-@pytest.mark.skipif(emulator is None, reason="a GPU is what it is")
-@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
-@pytest.mark.parametrize("p", [0.0, 0.1])
-@pytest.mark.parametrize("kind", ["lora", "dora", "bottleneck"])
-def test_layers_are_as_precise_on_an_older_gpu(kind, p, dtype):
-    emulator.veneer_emulated_device(8, 1)
-    found = []
-
-    def check():
-        if kind == "bottleneck":
-            found.extend(check_bottleneck("gelu", p, dtype, 512, 32, 600, "plain"))
-        else:
-            found.extend(check_layer(kind, (512, 264), 300, 16, p, True, "plain", dtype))
-
-    launched = kernels_of(check)
-    assert not found
-    assert count(launched, "Thin(Reduction|Expansion)<") >= 3, launched
-    assert not count(launched, r"\bMaps\b"), launched  # the tensor engine is sm_90a's
-
-
-def count(launched, pattern):
-    return sum(n for name, n in launched.items() if re.search(pattern, name))
-
-
-@on_hopper
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("p", [0.0, 0.1])
-def test_gradients_of_many_rows_come_from_the_layers_product(kind, p):
-    d, rows = 512, 4096
-    bound = Bound.make("additive", layer_options(kind, 16, p, (d, d)), d, d).to(torch.bfloat16, DEVICE)
-    x, weight, upstream = (torch.randn(n, d, device=DEVICE, dtype=torch.bfloat16) for n in (rows, d, rows))
-    y = bound(leaf(x), weight=weight, seed=torch.tensor([3], device=DEVICE) if p else None)
-    launched = kernels_of(lambda: y.backward(upstream))
-    assert count(launched, r"\bMore<") == 1, launched
-    assert count(launched, "Thin(Reduction|Expansion)<|Column(Sums|Scaling)<") == 1, launched  # over dy, for the rest
-
-
-# What launches nothing.
-QUIET = r"aten::(empty|as_strided|view|t|to|transpose|detach|unsqueeze|slice|select|narrow|resolve_\w+)(_\w+)?"
-
-
-@on_hopper
-@pytest.mark.skipif(emulator is None, reason="counts torch's operators, which on a GPU are among the kernels")
-@pytest.mark.parametrize("kind", ["lora", "dora"])
-@pytest.mark.parametrize("p", [0.0, 0.1])
-def test_a_layers_step_is_our_kernels_and_nothing_else(kind, p):
-    bound = Bound.make("additive", layer_options(kind, 16, p, (512, 512)), 512, 512).to(torch.bfloat16, DEVICE)
-    x, weight, upstream = (torch.randn(n, 512, dtype=torch.bfloat16) for n in (4096, 512, 4096))
-    x, seed = leaf(x), torch.tensor([3]) if p else None
-    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
-        launched = kernels_of(lambda: bound(x, weight=weight, seed=seed).backward(upstream))
-    others = {e.key for e in profiler.key_averages() if e.key.startswith("aten::") and not re.fullmatch(QUIET, e.key)}
-    assert not others
-    forward = {"lora": 2, "dora": 3}[kind] + bool(p)  # with a mask, parts of x A^T are added up
-    assert sum(launched.values()) == forward + {"lora": 5, "dora": 8}[kind], launched
-
-
-@on_hopper
-@pytest.mark.parametrize("d", [1032] if emulator else [1032, 2048, 4096])
-def test_wide_bottlenecks_read_their_rows_once(d):
-    bound = Bound.make("bottleneck", {"size": 64}, d, d, kind="hidden", dtype=torch.float32).to(torch.bfloat16, DEVICE)
-    x = leaf(torch.randn(1000, d), dtype=torch.bfloat16)
-    found = []
-
-    def step():
-        found.append(bound(x, y=x))
-        found[0].backward(torch.randn_like(found[0]))
-
-    launched = kernels_of(step)
-    assert count(launched, "shared_rows::Maps") == 2, launched
 
 
 # Dropout ------------------------------------------------------------------------------------------------------------

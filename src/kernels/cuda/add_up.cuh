@@ -16,10 +16,11 @@ struct Finish {
   const float* factors = nullptr;   // of each column, or null
   const float* divisors = nullptr;  // likewise
 
-  __device__ float operator()(float sum, int64_t column) const {
+  // Of place i in rows of so many columns.
+  __device__ float operator()(float sum, int64_t i, int64_t columns) const {
     sum *= scale;
-    if (factors != nullptr) sum *= factors[column];
-    return divisors != nullptr ? sum / divisors[column] : sum;
+    if (factors != nullptr) sum *= factors[i % columns];
+    return divisors != nullptr ? sum / divisors[i % columns] : sum;
   }
 };
 
@@ -32,7 +33,7 @@ __global__ void add_up(const float* parts, int64_t count, int64_t each, int64_t 
   float sum = 0;
 #pragma unroll 16
   for (int64_t k = 0; k < count; ++k) sum += parts[k * each + i];
-  to[i] = narrow<To>(finish(sum, i % columns));
+  to[i] = narrow<To>(finish(sum, i, columns));
 }
 
 template <class To>
@@ -63,7 +64,7 @@ __global__ void add_up_turned(const float* parts, int64_t count, int rows, int64
   for (int i = static_cast<int>(threadIdx.y * turned_columns + threadIdx.x); i < turned_columns * rows;
        i += turned_columns * turned_lines) {
     const int64_t at = first + i / rows;
-    if (at < columns) to[first * rows + i] = narrow<To>(finish(shared[i / rows * pitch + i % rows], at));
+    if (at < columns) to[first * rows + i] = narrow<To>(finish(shared[i / rows * pitch + i % rows], at, columns));
   }
 }
 

@@ -5,11 +5,13 @@
 #pragma once
 
 #include <cuda.h>
+#include <cuda_bf16.h>
+#include <cuda_fp16.h>
 #include <cuda_runtime.h>
 
 #include <algorithm>
+#include <bit>
 #include <cmath>
-#include <cstring>
 #include <tuple>
 
 #include "machine.h"
@@ -28,16 +30,8 @@
 using emulator::blockDim;
 using emulator::gridDim;
 
-inline unsigned __float_as_uint(float value) {
-  unsigned bits;
-  std::memcpy(&bits, &value, 4);
-  return bits;
-}
-inline float __uint_as_float(unsigned bits) {
-  float value;
-  std::memcpy(&value, &bits, 4);
-  return value;
-}
+inline unsigned __float_as_uint(float value) { return std::bit_cast<unsigned>(value); }
+inline float __uint_as_float(unsigned bits) { return std::bit_cast<float>(bits); }
 
 inline void __syncthreads() { emulator::sync_threads(0, 0); }
 inline void __syncwarp(unsigned mask = ~0U) { emulator::exchange(mask, nullptr, 0, "__syncwarp"); }

@@ -28,6 +28,8 @@ namespace emulator {
 // Of an address of shared memory, what is in a block; above it stands the block's rank in its cluster.
 constexpr uint32_t window_bits = 18, window = 1U << window_bits;
 constexpr uint32_t address_in(uint32_t address, uint32_t rank) { return address % window | rank << window_bits; }
+// The address of what a plain layout has at `address`, with the 128-byte swizzle.
+constexpr uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
 
 // What the next launches run on.
 struct Device {
@@ -127,6 +129,9 @@ struct NamedBarrier {
   int arrived = 0, count = 0;
   int64_t round = 0;
   Event event;
+
+  void arrive(int all, const char* what);  // and waits for so many
+  void release();
 };
 
 struct Block {
@@ -227,7 +232,11 @@ std::array<V, 32> exchanged(uint32_t mask, const V& value, const char* what) {
 // So many threads of the block; 0: all that have not ended.
 void sync_threads(int name, int count);
 
+// The number that the lower half has.
+float number(bool bf16, uint32_t bits);
+
 void start_product(const Product& product, float* sums, const uint32_t* fragment);
+void run_first_product(Warp& warp);  // which all lanes have started
 void commit_products();
 void wait_for_products(int pending);
 

@@ -10,6 +10,7 @@
 #include "device.h"
 #include "kernels/cuda/hopper.h"
 #include "kernels/cuda/instructions.cuh"
+#include "kernels/cuda/launch.cuh"
 
 namespace {
 
@@ -17,19 +18,10 @@ using namespace veneer::kernels::cuda;
 
 constexpr int threads = 128;
 
-// As kernels/cuda/launch.cuh, which is for real runtimes too; throws what the device says.
 template <class... Parameters, class... Arguments>
-void launch(void (*kernel)(Parameters...), int blocks, int cluster, size_t shared_bytes, Arguments... arguments) {
-  cudaLaunchAttribute attribute = {};
-  attribute.id = cudaLaunchAttributeClusterDimension;
-  attribute.val.clusterDim = {static_cast<unsigned>(cluster), 1, 1};
-  cudaLaunchConfig_t config = {};
-  config.gridDim = dim3(static_cast<unsigned>(blocks));
-  config.blockDim = dim3(threads);
-  config.dynamicSmemBytes = shared_bytes;
-  config.attrs = &attribute;
-  config.numAttrs = 1;
-  ASSERT_EQ(cudaLaunchKernelEx(&config, kernel, arguments...), cudaSuccess);
+void launch(void (*kernel)(Parameters...), int blocks, int cluster, int shared_bytes, Arguments... arguments) {
+  const ClusterLaunch ways(cluster, blocks / cluster, threads, shared_bytes, /*stream=*/nullptr);
+  ASSERT_EQ(cudaLaunchKernelEx(&ways.config, kernel, arguments...), cudaSuccess);
 }
 
 // For how many of 20 seeds f() is true.

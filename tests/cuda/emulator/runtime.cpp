@@ -26,9 +26,6 @@ std::map<const void*, Asked>& kernels() {
   return all;
 }
 
-// The address of what a plain layout has at `address`, with the 128-byte swizzle.
-uint32_t swizzled(uint32_t address) { return address ^ (address >> 7 & 7) << 4; }
-
 CUresult encode(CUtensorMap* map, CUtensorMapDataType type, cuuint32_t rank, void* data, const cuuint64_t* sizes,
                 const cuuint64_t* strides, const cuuint32_t* box, const cuuint32_t* steps,
                 CUtensorMapInterleave interleave, CUtensorMapSwizzle swizzle, CUtensorMapL2promotion,

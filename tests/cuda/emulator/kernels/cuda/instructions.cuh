@@ -3,9 +3,6 @@
 // In the place of src/kernels/cuda/instructions.cuh: see there what each function is.
 #pragma once
 
-#include <cuda_bf16.h>
-#include <cuda_fp16.h>
-
 #include <cstdint>
 #include <type_traits>
 
@@ -35,16 +32,6 @@ inline uint32_t matrix_pair(const std::array<uint32_t, 32>& rows, int matrix, in
 }
 inline uint16_t matrix_number(const std::array<uint32_t, 32>& rows, int matrix, int row, int column) {
   return static_cast<uint16_t>(matrix_pair(rows, matrix, row, column / 2 * 2) >> (column % 2 * 16));
-}
-
-template <class T>
-float number(uint32_t bits) {
-  const auto half = static_cast<uint16_t>(bits);
-  if constexpr (std::is_same_v<T, veneer::kernels::Bf16>) {
-    return __bfloat162float(__ushort_as_bfloat16(half));
-  } else {
-    return __half2float(__ushort_as_half(half));
-  }
 }
 
 }  // namespace emulator
@@ -107,11 +94,12 @@ void multiply_add(float (&sum)[4], const uint32_t (&a)[4], uint32_t b0, uint32_t
     uint32_t a[4], b[2];
   };
   const auto all = emulator::exchanged(~0U, Fragment{{a[0], a[1], a[2], a[3]}, {b0, b1}}, "mma");
+  constexpr bool bf16 = std::is_same_v<T, Bf16>;
   const auto left = [&](int row, int k) {
-    return emulator::number<T>(all[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2] >> (k % 2 * 16));
+    return emulator::number(bf16, all[row % 8 * 4 + k % 8 / 2].a[row / 8 + k / 8 * 2] >> (k % 2 * 16));
   };
   const auto right = [&](int k, int column) {
-    return emulator::number<T>(all[column * 4 + k % 8 / 2].b[k / 8] >> (k % 2 * 16));
+    return emulator::number(bf16, all[column * 4 + k % 8 / 2].b[k / 8] >> (k % 2 * 16));
   };
   const int lane = emulator::running->lane();
   for (int i = 0; i < 4; ++i) {

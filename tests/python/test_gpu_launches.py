@@ -1,0 +1,93 @@
+# SPDX-FileCopyrightText: The Veneer authors
+# SPDX-License-Identifier: Apache-2.0
+"""On a GPU: which kernels a step launches. Runs on the emulated device too."""
+
+import re
+
+import pytest
+import torch
+from conftest import emulator
+from gpu_layers import (
+    DEVICE,
+    check_bottleneck,
+    check_layer,
+    kernels_of,
+    layer_options,
+    leaf,
+    on_hopper,
+)
+
+from core import Bound
+
+pytestmark = pytest.mark.gpu
+
+# What launches nothing.
+QUIET = r"aten::(empty|as_strided|view|t|to|transpose|detach|unsqueeze|slice|select|narrow|resolve_\w+)(_\w+)?"
+
+
+def count(launched, pattern):
+    return sum(n for name, n in launched.items() if re.search(pattern, name))
+
+
+@pytest.mark.skipif(emulator is None, reason="a GPU is what it is")
+@pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16], ids=str)
+@pytest.mark.parametrize("p", [0.0, 0.1])
+@pytest.mark.parametrize("kind", ["lora", "dora", "bottleneck"])
+def test_layers_are_as_precise_on_an_older_gpu(kind, p, dtype):
+    emulator.veneer_emulated_device(8, 1)
+    found = []
+
+    def check():
+        if kind == "bottleneck":
+            found.extend(check_bottleneck("gelu", p, dtype, 512, 32, 600, "plain"))
+        else:
+            found.extend(check_layer(kind, (512, 264), 300, 16, p, True, "plain", dtype))
+
+    launched = kernels_of(check)
+    assert not found
+    assert count(launched, "Thin(Reduction|Expansion)<") >= 3, launched
+    assert not count(launched, r"\bMaps\b"), launched  # the tensor engine is sm_90a's
+
+
+@on_hopper
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_gradients_of_many_rows_come_from_the_layers_product(kind, p):
+    d, rows = 512, 4096
+    bound = Bound.make("additive", layer_options(kind, 16, p, (d, d)), d, d).to(torch.bfloat16, DEVICE)
+    x, weight, upstream = (torch.randn(n, d, device=DEVICE, dtype=torch.bfloat16) for n in (rows, d, rows))
+    y = bound(leaf(x), weight=weight, seed=torch.tensor([3], device=DEVICE) if p else None)
+    launched = kernels_of(lambda: y.backward(upstream))
+    assert count(launched, r"\bMore<") == 1, launched
+    assert count(launched, "Thin(Reduction|Expansion)<|Column(Sums|Scaling)<") == 1, launched  # over dy, for the rest
+
+
+@on_hopper
+@pytest.mark.skipif(emulator is None, reason="counts torch's operators, which on a GPU are among the kernels")
+@pytest.mark.parametrize("kind", ["lora", "dora"])
+@pytest.mark.parametrize("p", [0.0, 0.1])
+def test_a_layers_step_is_our_kernels_and_nothing_else(kind, p):
+    bound = Bound.make("additive", layer_options(kind, 16, p, (512, 512)), 512, 512).to(torch.bfloat16, DEVICE)
+    x, weight, upstream = (torch.randn(n, 512, dtype=torch.bfloat16) for n in (4096, 512, 4096))
+    x, seed = leaf(x), torch.tensor([3]) if p else None
+    with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
+        launched = kernels_of(lambda: bound(x, weight=weight, seed=seed).backward(upstream))
+    others = {e.key for e in profiler.key_averages() if e.key.startswith("aten::") and not re.fullmatch(QUIET, e.key)}
+    assert not others
+    forward = {"lora": 2, "dora": 3}[kind] + bool(p)  # with a mask, parts of x A^T are added up
+    assert sum(launched.values()) == forward + {"lora": 5, "dora": 8}[kind], launched
+
+
+@on_hopper
+@pytest.mark.parametrize("d", [1032] if emulator else [1032, 2048, 4096])
+def test_wide_bottlenecks_read_their_rows_once(d):
+    bound = Bound.make("bottleneck", {"size": 64}, d, d, kind="hidden", dtype=torch.float32).to(torch.bfloat16, DEVICE)
+    x = leaf(torch.randn(1000, d), dtype=torch.bfloat16)
+    found = []
+
+    def step():
+        found.append(bound(x, y=x))
+        found[0].backward(torch.randn_like(found[0]))
+
+    launched = kernels_of(step)
+    assert count(launched, "shared_rows::Maps") == 2, launched

@@ -70,9 +70,7 @@ class Adapter:
     specs: list[Spec] = field(default_factory=list)  # of the own tensors
 
     def params(self) -> list[Tensor]:
-        return [getattr(holder, name) for holder, name in self.own] + [
-            getattr(holder, name) for holder, name in self.shared
-        ]
+        return [base.tensor(holder, name) for holder, name in (*self.own, *self.shared)]
 
     def forward(
         self, x: Tensor, y: Tensor | None, weight: Tensor | None, bias: Tensor | None, training: bool
@@ -211,9 +209,8 @@ class AdaptedLayer(nn.Module):
     def _linear(self, running: tuple[Adapter, ...], x: Tensor, *args: Any, **kwargs: Any) -> Tensor:
         layer = self.base_layer
         fused = not args and not kwargs and running[0].method.traits.runs_base and base.fused_refusal(layer) is None
-        scales_input = any(adapter.method.traits.changes_input for adapter in running)
         y = None
-        if not fused or (scales_input and len(running) > 1):
+        if not fused or (len(running) > 1 and any(adapter.method.traits.changes_input for adapter in running)):
             inner = x
             for adapter in running:
                 if adapter.method.traits.changes_input:
@@ -222,7 +219,7 @@ class AdaptedLayer(nn.Module):
         for adapter in running:
             weight = bias = None
             if y is None or adapter.method.traits.needs_weight:
-                weight, bias = base.dense_weight(layer), getattr(layer, "bias", None)
+                weight, bias = base.dense_weight(layer), base.tensor(layer, "bias")
             y = adapter.forward(x, y, weight, bias, self.training)
         return y
 
@@ -350,10 +347,12 @@ class AdaptedLayer(nn.Module):
     # Being a module -------------------------------------------------------------------------------------------------
 
     def __getattr__(self, name: str) -> Any:
+        modules = self.__dict__.get("_modules", {})
+        if name in modules:  # the base, which each call asks for
+            return modules[name]
         try:
             return super().__getattr__(name)
         except AttributeError:
-            modules = self.__dict__.get("_modules", {})
             if "base_layer" not in modules or name.startswith(
                 "__"
             ):  # not the base's __deepcopy__: it would copy the base alone

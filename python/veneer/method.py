@@ -149,7 +149,7 @@ class CoreMethod:
         return ops.initial_parameters(self.name, self.plan, weight, shared, dtype, device, BUILD)
 
     def forward(self, x, y, weight, bias, params, seed):
-        return ops.forward(self.name, self.plan, x, y, weight, bias, params, seed, BUILD)
+        return ops.forward.default(self.name, self.plan, x, y, weight, bias, params, seed, BUILD)
 
     def input(self, x, params):
         return ops.forward_input(self.name, self.plan, x, params, BUILD)

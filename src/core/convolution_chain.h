@@ -20,7 +20,7 @@ class ConvolutionChain {
   // x [N, up to n] -> [N, width], width up to n, by the signals [R, *] that are convolved with; in x's dtype.
   at::Tensor product(const at::Tensor& x, const at::Tensor& first, const at::Tensor& second, int64_t width) const;
   // From dy [N, up to n] the gradients of x (undefined unless wanted), and of both (undefined where neither requires
-  // one).
+  // one; a view that was made without autograd does not say so).
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, const at::Tensor& first,
                                    const at::Tensor& second, bool wants_x) const;
   // Whether tiles of rows on a CPU go through all of it where no gradient is recorded: nothing is then written between

@@ -22,21 +22,18 @@ ParameterSpec Decomposition::magnitude() const {
 }
 
 void Decomposition::start(const at::Tensor& weight, const Params& params) const {
-  params["magnitude"].copy_(row_norms(weight, params, {}).norms);
+  params["magnitude"].copy_(row_norms(weight, params, {}, Update(*matrix_, params, scale_).factors(weight)).norms);
 }
 
-// The norms n [d_out], in float32 at least; by a GPU's kernels where it has them, but for the composed path. With
+// The norms n [d_out], in float32 at least; by a GPU's kernels where it has them and the factors are given. With
 // magnitudes m, n is rounded as m was when it started, so that the gains are then exactly one in 16-bit adapters too.
 device::RowNorms Decomposition::row_norms(const at::Tensor& weight, const Params& params, const at::Tensor& magnitudes,
-                                          bool composed) const {
+                                          const std::vector<at::Tensor>& factors) const {
   const c10::NoGradGuard no_grad;
   const c10::impl::ExcludeDispatchKeyGuard no_autocast(c10::autocast_dispatch_keyset);  // its products would be 16-bit
   const at::Tensor w = weight.detach();
-  if (!composed && matrix_->form() == Matrix::Form::factors) {
-    const auto factors = matrix_->prepare(params);
-    if (device::takes_row_norms(w, factors[0].sym_size(0).guard_int(__FILE__, __LINE__), magnitudes)) {
-      return device::row_norms(w, factors[0], factors[1], scale_, smallest_norm, magnitudes);
-    }
+  if (!factors.empty() && device::takes_row_norms(w, factors[0].size(0), magnitudes)) {
+    return device::row_norms(w, factors[0], factors[1], scale_, smallest_norm, magnitudes);
   }
   const at::Tensor norms = matrix_->row_norms(w, params, scale_).clamp_min(smallest_norm);
   if (!magnitudes.defined()) return {norms, {}};
@@ -44,9 +41,10 @@ device::RowNorms Decomposition::row_norms(const at::Tensor& weight, const Params
   return {rounded, wide(magnitudes) / rounded};
 }
 
-device::RowNorms Decomposition::rescaling(const at::Tensor& weight, const Params& params) const {
+device::RowNorms Decomposition::rescaling(const at::Tensor& weight, const Params& params,
+                                          const std::vector<at::Tensor>& factors) const {
   const at::Tensor m = params["magnitude"].detach();
-  if (!weight.is_meta()) return row_norms(weight, params, m);
+  if (!weight.is_meta()) return row_norms(weight, params, m, factors);
   // Meta tensors of symbolic sizes cannot be cast.
   const at::Tensor empty = at::empty_symint(m.sym_sizes(), m.options().dtype(wide_type(m.scalar_type())));
   return {empty, at::empty_like(empty)};
@@ -54,7 +52,7 @@ device::RowNorms Decomposition::rescaling(const at::Tensor& weight, const Params
 
 at::Tensor Decomposition::gain(const at::Tensor& weight, const Params& params) const {
   const at::Tensor& m = params["magnitude"];
-  return wide(m) / row_norms(weight, params, m, /*composed=*/true).norms;
+  return wide(m) / row_norms(weight, params, m).norms;
 }
 
 at::Tensor Decomposition::output(const Input& in, const at::Tensor& y, bool owned, const at::Tensor& x,
@@ -71,8 +69,9 @@ at::Tensor Decomposition::output(const Input& in, const at::Tensor& y, bool owne
 }
 
 std::vector<at::Tensor> Decomposition::forward(const Dropped& x, const Base& base, const Params& params) const {
-  const auto [n, gain] = rescaling(base.weight, params);
-  std::vector<at::Tensor> kept = Update(*matrix_, params, scale_).forward(x, base, gain);
+  const Update update(*matrix_, params, scale_);
+  const auto [n, gain] = rescaling(base.weight, params, update.factors(x.x));
+  std::vector<at::Tensor> kept = update.forward(x, base, gain);
   kept.insert(kept.end(), {n, gain});
   return kept;
 }

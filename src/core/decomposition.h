@@ -42,8 +42,9 @@ class Decomposition {
 
  private:
   device::RowNorms row_norms(const at::Tensor& weight, const Params& params, const at::Tensor& magnitudes,
-                             bool composed = false) const;
-  device::RowNorms rescaling(const at::Tensor& weight, const Params& params) const;
+                             const std::vector<at::Tensor>& factors = {}) const;
+  device::RowNorms rescaling(const at::Tensor& weight, const Params& params,
+                             const std::vector<at::Tensor>& factors) const;
 
   std::shared_ptr<const Matrix> matrix_;
   double scale_;

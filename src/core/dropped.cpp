@@ -57,21 +57,28 @@ int64_t strips_of(const at::Tensor& x) { return x.is_meta() ? row_strips : Strip
 
 int64_t strip_rows(const at::Tensor& x) { return Strips(x).strip; }
 
+at::Tensor over_strips(const at::Tensor& sums) { return sums.size(0) == 1 ? sums.select(0, 0) : sums.sum(0); }
+
 void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, int64_t, int64_t)>& f) {
   if (x.is_meta()) return;
   const int64_t n = x.size(0);
   if (n == 0) return;
   if (whole || !device::on_cpu(x)) return f(0, n, 0);
   const Strips strips(x);
-  const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here
-  at::parallel_for(0, strips.count, 1, [&](int64_t first, int64_t last) {
-    const at::ThreadLocalStateGuard guard(state);
+  const auto run = [&](int64_t first, int64_t last) {
     for (int64_t i = first; i < last; ++i) {
       const int64_t end = std::min(n, (i + 1) * strips.strip);
       for (int64_t begin = i * strips.strip; begin < end; begin += strips.part) {
         f(begin, std::min(end, begin + strips.part), i);
       }
     }
+  };
+  // What other threads must be told costs as much as some fifty rows.
+  if (strips.count == 1 || at::get_num_threads() == 1 || at::in_parallel_region()) return run(0, strips.count);
+  const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here
+  at::parallel_for(0, strips.count, 1, [&](int64_t first, int64_t last) {
+    const at::ThreadLocalStateGuard guard(state);
+    run(first, last);
   });
 }
 

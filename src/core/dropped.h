@@ -30,8 +30,9 @@ struct Dropped {
 // Strips run in parallel; f(begin, end, strip) is called for the parts of a strip one after another. On other devices,
 // and where `whole` is asked for, all rows are one part; on meta tensors, and without rows, f is not called.
 constexpr int64_t row_strips = 16;
-int64_t strips_of(const at::Tensor& x);   // how many there are on a CPU
-int64_t strip_rows(const at::Tensor& x);  // of each but the last
+int64_t strips_of(const at::Tensor& x);          // how many there are on a CPU
+int64_t strip_rows(const at::Tensor& x);         // of each but the last
+at::Tensor over_strips(const at::Tensor& sums);  // the sum [*] of sums [strips, *]: a view of it where there is one
 void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, int64_t, int64_t)>& f);
 
 }  // namespace veneer

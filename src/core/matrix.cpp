@@ -54,10 +54,9 @@ at::Tensor Matrix::row_norms(const at::Tensor& weight, const Params& params, dou
   // ||W + sBA||^2 row by row without the d_out x d_in product: ||W||^2 + 2s <W A^T, B> + s^2 <B A A^T, B>.
   const auto factors = prepare(params);
   const at::Tensor a = as(factors[0], w), b = as(factors[1], w);
-  const at::Tensor cross = at::matmul(w, a.t()).mul(2.0 * scale);
-  const at::Tensor square = at::matmul(b, at::matmul(a, a.t())).mul(scale * scale);
+  const at::Tensor inner = at::addmm(at::mm(w, a.t()), b, at::mm(a, a.t()), /*beta=*/2.0, /*alpha=*/scale);
   const at::Tensor base = at::linalg_vector_norm(w, 2, at::IntArrayRef{1}).square();
-  return base.add((cross + square).mul(b).sum(1)).clamp_min(0.0).sqrt();
+  return base.add((inner * b).sum(1), scale).clamp_min(0.0).sqrt();
 }
 
 }  // namespace veneer

@@ -139,10 +139,10 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
       kernels::cpu::narrow(dx, to, n * d_in);
     });
   });
-  result.up = (ups.sum(0) * layer.up_scale).t().contiguous();
-  result.down = downs.sum(0) * layer.down_scale;
-  if (of_up_bias.defined()) result.up_bias = of_up_bias.sum(0).flatten();
-  if (of_down_bias.defined()) result.down_bias = of_down_bias.sum(0).flatten().narrow(0, 0, m);
+  result.up = as_float(over_strips(ups).t(), layer.up_scale);
+  result.down = as_float(over_strips(downs), layer.down_scale);
+  if (of_up_bias.defined()) result.up_bias = over_strips(of_up_bias).flatten();
+  if (of_down_bias.defined()) result.down_bias = over_strips(of_down_bias).flatten().narrow(0, 0, m);
   return result;
 }
 

@@ -4,6 +4,8 @@
 
 #include <ATen/ATen.h>
 
+#include <vector>
+
 namespace veneer {
 
 at::ScalarType wide_type(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf ? at::kFloat : type; }
@@ -14,14 +16,19 @@ at::Tensor as(const at::Tensor& t, const at::Tensor& like) { return t.to(like.sc
 
 at::Tensor rows(const at::Tensor& x) {
   if (x.dim() == 2) return x;
-  return x.dim() == 1 ? x.unsqueeze(0) : x.flatten(0, -2);
+  if (x.dim() == 1) return x.unsqueeze(0);
+  const auto sizes = x.sym_sizes();
+  c10::SymInt n = 1;
+  for (const auto& size : sizes.slice(0, sizes.size() - 1)) n = n * size;
+  return x.reshape_symint({n, sizes.back()});
 }
 
 at::Tensor unrows(const at::Tensor& y, const at::Tensor& x) {
   if (x.dim() == 2) return y;
   if (x.dim() == 1) return y.squeeze(0);
-  const auto sizes = x.sym_sizes();
-  return at::unflatten_symint(y, 0, sizes.slice(0, sizes.size() - 1));
+  std::vector<c10::SymInt> sizes = x.sym_sizes().vec();
+  sizes.back() = y.sym_size(1);
+  return y.view_symint(sizes);
 }
 
 }  // namespace veneer

@@ -53,7 +53,7 @@ std::vector<at::Tensor> Prepared::forward(const Dropped& x, const Base& base, co
   const at::Tensor &bias = base.bias, &y = base.y;
   switch (form) {
     case Matrix::Form::factors: {
-      const at::Tensor h = reduce(x, as(tensors[0], x.x), scale), b = as(tensors[1], x.x);
+      const at::Tensor h = reduce(x, tensors[0], scale), b = tensors[1];
       if (base.weight.defined() && device::takes_extended(x.x, base.weight, h.size(1))) {
         if (!gain.defined()) return {device::extended(x.x, base.weight, h, b, bias), h};
         const auto [scaled, plain] = device::extended_gained(x.x, base.weight, h, b, bias, gain);
@@ -108,7 +108,8 @@ Prepared::Gradients Prepared::backward(const at::Tensor& dy, const Dropped& x, c
   at::Tensor dx;
   switch (form) {
     case Matrix::Form::factors: {
-      const at::Tensor a = as(tensors[0], dy), b = as(tensors[1], dy);
+      const auto factors = factors_as(tensors, dy);
+      const at::Tensor &a = factors[0], &b = factors[1];
       const at::Tensor factor = scaled_rows(b, gain);
       const auto [dh, db] = reduce_and_sum(dy, factor.t(), h, scale, 1.0, rounded(1, dy), gain);
       if (wants_x && in_product(dy, x, base)) {
@@ -148,12 +149,13 @@ std::vector<at::Tensor> Prepared::by_pullback(const at::Tensor& dy, const Droppe
     return by_pullback(at::mm(x.x.t(), dy), {unit}, gain, false, dx);
   }
   const bool at_once = whole(matrix, tensors, x.x);
-  Tensors sums;
+  Tensors sums;  // [strips, *] of each tensor that wants a gradient; of one part, what was found of it
   for (const auto& tensor : tensors) {
     std::vector<int64_t> sizes = tensor.sizes().vec();
-    sizes.insert(sizes.begin(), at_once ? 1 : strips_of(x.x));
+    if (!at_once) sizes.insert(sizes.begin(), strips_of(x.x));
     const auto options = tensor.options().dtype(wide_type(tensor.scalar_type()));
-    sums.push_back(tensor.requires_grad() ? at::zeros(sizes, options) : at::Tensor());
+    const bool zeros = tensor.requires_grad() && (!at_once || x.x.size(0) == 0);
+    sums.push_back(zeros ? at::zeros(sizes, options) : at::Tensor());
   }
   if (wants_x && (!at_once || x.x.size(0) == 0)) dx = at::empty_like(x.x);
   by_rows(x.x, at_once, [&](int64_t begin, int64_t end, int64_t strip) {
@@ -161,7 +163,13 @@ std::vector<at::Tensor> Prepared::by_pullback(const at::Tensor& dy, const Droppe
     if (gain.defined()) g = g * as(gain, g);
     const auto found = matrix.pullback(x.part(begin, end), g, tensors, wants_x);
     for (size_t i = 0; i < sums.size(); ++i) {
-      if (sums[i].defined() && found[i + 1].defined()) sums[i].select(0, strip).add_(found[i + 1], scale);
+      const at::Tensor& more = found[i + 1];
+      if (!more.defined() || !tensors[i].requires_grad()) continue;
+      if (at_once) {
+        sums[i] = scale == 1.0 ? wide(more) : wide(more) * scale;
+      } else {
+        sums[i].select(0, strip).add_(more, scale);
+      }
     }
     if (!wants_x) return;
     if (at_once) {
@@ -179,7 +187,7 @@ std::vector<at::Tensor> Prepared::by_pullback(const at::Tensor& dy, const Droppe
     }
   });
   for (auto& sum : sums) {
-    if (sum.defined()) sum = sum.sum(0);
+    if (sum.defined() && !at_once) sum = over_strips(sum);
   }
   return sums;
 }

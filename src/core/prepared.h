@@ -27,7 +27,7 @@ struct Prepared {
   const std::vector<at::Tensor>& tensors;
   double scale;
 
-  // As Update::forward.
+  // As Update::forward. Two factors are given in x's dtype.
   std::vector<at::Tensor> forward(const Dropped& x, const Base& base, const at::Tensor& gain) const;
   struct Gradients {
     std::vector<at::Tensor> tensors;

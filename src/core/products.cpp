@@ -8,6 +8,7 @@
 
 #include "core/rescaling.h"
 #include "core/thin.h"
+#include "device/narrowing.h"
 #include "device/thin.h"
 #include "veneer/numeric.h"
 
@@ -37,6 +38,13 @@ bool takes_tiles(const Dropped& x, int64_t rank) {
   return rank <= widest && cpu::takes_thin(x.x, rank);
 }
 
+std::vector<at::Tensor> factors_as(const std::vector<at::Tensor>& factors, const at::Tensor& rows) {
+  const at::Tensor &a = factors[0], &b = factors[1];
+  if (!device::takes_narrowing(a, b, rows.scalar_type())) return {as(a, rows), as(b, rows)};
+  const auto [first, second] = device::narrowed(a, b, rows.scalar_type());
+  return {first, second};
+}
+
 at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale) {
   const int64_t r = factor.sym_size(0).guard_int(__FILE__, __LINE__);
   if (takes_tiles(x, r)) return cpu::reduced(x, factor, scale);
@@ -62,7 +70,7 @@ at::Tensor sum_rows(const Dropped& x, const at::Tensor& left, double scale, bool
   by_rows(x.x, false, [&](int64_t begin, int64_t end, int64_t strip) {
     sums.select(0, strip).addmm_(left.narrow(0, begin, end - begin).t(), x.part(begin, end));
   });
-  return scaled(sums.sum(0), scale);
+  return scaled(over_strips(sums), scale);
 }
 
 std::pair<at::Tensor, at::Tensor> reduce_and_sum(const at::Tensor& x, const at::Tensor& factor, const at::Tensor& left,

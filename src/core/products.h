@@ -8,6 +8,8 @@
 #include <ATen/core/Tensor.h>
 
 #include <string>
+#include <utility>
+#include <vector>
 
 #include "core/dropped.h"
 #include "core/limits.h"
@@ -16,6 +18,9 @@ namespace veneer {
 
 // Whether products of x with matrices of `rank` rows are served by tiles of rows on a CPU.
 bool takes_tiles(const Dropped& x, int64_t rank);
+
+// Two factors in the dtype of the rows that they are multiplied with.
+std::vector<at::Tensor> factors_as(const std::vector<at::Tensor>& factors, const at::Tensor& rows);
 
 // scale * dropout(x) factor^T: x [N, d], factor [r, d] -> [N, r].
 at::Tensor reduce(const Dropped& x, const at::Tensor& factor, double scale);

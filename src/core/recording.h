@@ -32,7 +32,8 @@ class Recording {
 };
 
 // What the gradients `upstream` of `outputs` give for those `inputs` that require one; undefined for the others, and
-// where no output depends on the input. Outputs that do not require a gradient are left out.
+// where no output depends on the input. Outputs that do not require a gradient, or whose own is undefined, are left
+// out.
 std::vector<at::Tensor> gradients_of(const std::vector<at::Tensor>& outputs, const std::vector<at::Tensor>& inputs,
                                      const std::vector<at::Tensor>& upstream);
 

@@ -141,13 +141,14 @@ std::vector<std::shared_ptr<const BoundMethod>> bind_method(const std::string& m
 }
 
 std::shared_ptr<const BoundMethod> from_plan(const std::string& method, const std::string& plan) {
+  // By plan, whose text nearly always tells the method too: asked for several times a step, so no key is put together.
   static std::mutex mutex;
-  static std::unordered_map<std::string, std::shared_ptr<const BoundMethod>> cache;
-  const std::string key = method + '\n' + plan;
+  static std::unordered_multimap<std::string, std::shared_ptr<const BoundMethod>> cache;
   {
     const std::lock_guard<std::mutex> lock(mutex);
-    const auto found = cache.find(key);
-    if (found != cache.end()) return found->second;
+    const auto [first, last] = cache.equal_range(plan);
+    const auto found = std::find_if(first, last, [&](const auto& entry) { return entry.second->name == method; });
+    if (found != last) return found->second;
   }
   const MethodEntry& entry = method_entry(method);
   const json parsed = json::parse(plan, nullptr, /*allow_exceptions=*/false);
@@ -167,7 +168,7 @@ std::shared_ptr<const BoundMethod> from_plan(const std::string& method, const st
   }
   bound->plan = plan;
   const std::lock_guard<std::mutex> lock(mutex);
-  return cache.emplace(key, std::move(bound)).first->second;
+  return cache.emplace(plan, std::move(bound))->second;
 }
 
 bool composed_only() {

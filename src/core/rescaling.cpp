@@ -88,14 +88,14 @@ Rescaled rescaled_pullback(const at::Tensor& dy, const at::Tensor& y, const at::
   if (cpu::takes_rows(y) && dy.is_contiguous() && dy.scalar_type() == y.scalar_type()) {
     const at::Tensor scaled = wants_y ? at::empty_like(dy) : at::Tensor();
     pull_back_rows(dy, y, device::floats(bias), device::floats(g), sums, scaled);
-    return {scaled, sums.sum(0)};
+    return {scaled, over_strips(sums)};
   }
   by_rows(y, false, [&](int64_t begin, int64_t end, int64_t strip) {
     const at::Tensor part = wide(y.narrow(0, begin, end - begin));
     const at::Tensor above = bias.defined() ? part - bias : part;
     sums.select(0, strip).add_((above * dy.narrow(0, begin, end - begin)).sum(0));
   });
-  return {wants_y ? rescaled(dy, g, {}) : at::Tensor(), sums.sum(0)};
+  return {wants_y ? rescaled(dy, g, {}) : at::Tensor(), over_strips(sums)};
 }
 
 }  // namespace veneer

@@ -64,9 +64,16 @@ at::Tensor empty_sums(const Dropped& x, const at::Tensor& left) {
   return at::empty({strips_of(x.x), left.size(1), x.x.size(1)}, x.x.options().dtype(at::kFloat));
 }
 
-at::Tensor total(const at::Tensor& sums, const Dropped& x, double scale, bool rounded) {
-  const at::Tensor sum = sums.sum(0);
-  if (scale != 1.0) sum.mul_(scale);
+// scale * the sum of all strips' [r, d], or its transpose.
+at::Tensor total(const at::Tensor& sums, const Dropped& x, double scale, bool rounded, bool turned = false) {
+  const int64_t r = sums.size(1), d = sums.size(2);
+  const at::Tensor all = over_strips(sums);
+  at::Tensor sum = turned ? at::empty({d, r}, all.options()) : all;
+  if (turned) {
+    kernels::cpu::rearrange({in<float>(all), d, r, 1, d}, static_cast<float>(scale), r, out<float>(sum));
+  } else if (scale != 1.0) {
+    sum.mul_(scale);
+  }
   return rounded ? sum.to(x.x.scalar_type()) : sum;
 }
 
@@ -92,7 +99,7 @@ std::pair<at::Tensor, at::Tensor> reduced_and_summed(const Dropped& x, const at:
                                                      double scale, double sum_scale, bool rounded) {
   const at::Tensor h = at::empty({x.x.size(0), factor.size(0)}, x.x.options()), sums = empty_sums(x, left);
   for_tiles_of(x.x, Pass{x, factor, scale, h, left, sums});
-  return {h, total(sums, x, sum_scale, rounded).t().contiguous()};
+  return {h, total(sums, x, sum_scale, rounded, /*turned=*/true)};
 }
 
 void expand_into(const at::Tensor& y, const at::Tensor& h, const at::Tensor& factor, double scale, const Dropped& mask,

@@ -8,6 +8,7 @@
 #include <type_traits>
 
 #include "core/tiles.h"
+#include "kernels/cpu/rearrange.h"
 #include "kernels/cpu/seeded_dropout.h"
 #include "kernels/cpu/vector.h"
 #include "veneer/dropout.h"
@@ -54,18 +55,24 @@ const T* narrowed(const float* tile, int64_t numbers) {
   }
 }
 
+// scale * t, contiguous, of a vector or a matrix: t itself where it is that.
 inline at::Tensor as_float(const at::Tensor& t, double scale = 1.0) {
   const at::Tensor wide = t.to(at::kFloat);
-  return (scale == 1.0 ? wide : wide * scale).contiguous();
+  if (scale == 1.0 && wide.is_contiguous()) return wide;
+  at::Tensor result = at::empty(wide.sizes(), wide.options());
+  const int64_t last = wide.dim() - 1, rows = last == 0 ? 1 : wide.size(0);
+  kernels::cpu::rearrange({in<float>(wide), rows, wide.size(last), last == 0 ? 0 : wide.stride(0), wide.stride(last)},
+                          static_cast<float>(scale), wide.size(last), out<float>(result));
+  return result;
 }
 
 // scale * factor^T [d, r], padded with columns of zeros.
 inline at::Tensor turned_and_padded(const at::Tensor& factor, double scale) {
-  const int64_t r = factor.size(0);
-  const at::Tensor result = at::zeros({factor.size(1), padded(r)}, factor.options().dtype(at::kFloat));
-  at::Tensor inner = result.narrow(1, 0, r);
-  inner.copy_(factor.t());
-  if (scale != 1.0) inner.mul_(scale);
+  const at::Tensor wide = factor.to(at::kFloat);
+  const int64_t r = wide.size(0), d = wide.size(1);
+  at::Tensor result = at::empty({d, padded(r)}, wide.options());
+  kernels::cpu::rearrange({in<float>(wide), d, r, wide.stride(1), wide.stride(0)}, static_cast<float>(scale), padded(r),
+                          out<float>(result));
   return result;
 }
 

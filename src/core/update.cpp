@@ -35,8 +35,12 @@ void set_gradient(Tensors& gradients, const Params& params, const char* name, co
   if (params.specs()[place].trainable) gradients[place] = as(gradient, params.tensors()[place]);
 }
 
-Tensors Update::factors() const {
-  return matrix_.form() == Matrix::Form::factors ? matrix_.prepare(params_) : Tensors();
+const Tensors& Update::factors(const at::Tensor& x) const {
+  if (factors_.empty() && matrix_.form() == Matrix::Form::factors) {
+    factors_ = matrix_.prepare(params_);
+    if (!x.is_meta()) factors_ = factors_as(factors_, x);
+  }
+  return factors_;
 }
 
 bool Update::merges(const Dropped& x, const Base& base, const Tensors& factors) const {
@@ -73,14 +77,14 @@ std::string Update::route(const Dropped& x, const Base& base, const Tensors& fac
 }
 
 std::vector<at::Tensor> Update::forward(const Dropped& x, const Base& base, const at::Tensor& gain) const {
-  const Tensors factors = this->factors();
+  const Tensors& factors = this->factors(x.x);
   if (routes_wanted() && !x.x.is_meta() && x.x.size(0) > 0) {
     add_route(c10::str("M [", matrix_.d_out(), ", ", matrix_.d_in(), "], ", x.x.size(0), " rows of ", x.x.scalar_type(),
                        ": ", route(x, base, factors)));
   }
   if (merges(x, base, factors)) {
     Tensors result{at::linear(x.x, matrix_.merged(base.weight, params_, scale_), base.bias)};
-    if (!factors.empty()) result.push_back(reduce(x, as(factors[0], x.x), scale_));
+    if (!factors.empty()) result.push_back(reduce(x, factors[0], scale_));
     return with_gain(std::move(result), gain, base.bias);
   }
   if (x.x.is_meta() || x.x.size(0) == 0) {

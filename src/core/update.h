@@ -21,6 +21,9 @@ class Update {
  public:
   Update(const Matrix& matrix, const Params& params, double scale) : matrix_(matrix), params_(params), scale_(scale) {}
 
+  // What was prepared of two factors, in x's dtype where x is real; nothing for other forms. Made once.
+  const std::vector<at::Tensor>& factors(const at::Tensor& x) const;
+
   // Whether rows such as x [N, d_in] are multiplied with the dense matrix, which they may be though it has a structure.
   bool multiplies_dense(const at::Tensor& x) const;
 
@@ -36,8 +39,6 @@ class Update {
                                    const std::vector<at::Tensor>& kept, bool wants_x, const Gain& gain = {}) const;
 
  private:
-  // What was prepared of two factors, nothing for other forms.
-  std::vector<at::Tensor> factors() const;
   // Whether W + scale * M is built, which saves products: for many rows, not for factors of a low rank, whose products
   // cost as little, and not in 16 bits, where a small update would be lost in the sum. `factors`: if the matrix has
   // them.
@@ -48,6 +49,7 @@ class Update {
   const Matrix& matrix_;
   const Params& params_;
   double scale_;
+  mutable std::vector<at::Tensor> factors_;
 };
 
 // Sets the gradient of the parameter called `name`, in its dtype, unless it is frozen.

@@ -63,7 +63,10 @@ class SymmetricToeplitz final : public Matrix {
   bool costly() const override { return form_ == "product"; }  // seven transforms of twice the length
   std::vector<at::Tensor> prepare(const Params& params) const override {
     std::vector<at::Tensor> columns;
-    for (const at::Tensor& t : factors(params)) columns.push_back(toeplitz_.column(diagonals(t)));
+    for (const at::Tensor& t : factors(params)) {
+      const at::Tensor column = toeplitz_.column(diagonals(t));
+      columns.push_back(form_ == "product" ? column.unsqueeze(0) : column);  // a chain of one
+    }
     return columns;
   }
 
@@ -72,15 +75,13 @@ class SymmetricToeplitz final : public Matrix {
     return form_ == "product" ? !is_narrow(d_out(), d_in()) && chain_.tiled(x) : toeplitz_.tiled(x);
   }
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
-    if (form_ == "product") return chain_.product(x, one(prepared[0]), one(prepared[1]), d_out());
+    if (form_ == "product") return chain_.product(x, prepared[0], prepared[1], d_out());
     return toeplitz_.product(x, prepared[0]);
   }
   std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
                                    bool wants_x) const override {
-    if (form_ != "product") return toeplitz_.pullback(x, dy, prepared[0], wants_x);
-    auto found = chain_.pullback(x, dy, one(prepared[0]), one(prepared[1]), wants_x);
-    for (size_t i = 1; i < found.size(); ++i) found[i] = found[i].defined() ? found[i].squeeze(0) : found[i];
-    return found;
+    return form_ == "product" ? chain_.pullback(x, dy, prepared[0], prepared[1], wants_x)
+                              : toeplitz_.pullback(x, dy, prepared[0], wants_x);
   }
 
  private:
@@ -108,9 +109,6 @@ class SymmetricToeplitz final : public Matrix {
 
   // t[n - i].
   static at::Tensor wrapped(const at::Tensor& t) { return t.flip(0).roll(1); }
-
-  // A chain of one product.
-  static at::Tensor one(const at::Tensor& column) { return column.unsqueeze(0); }
 
   std::string form_;
   int64_t n_;

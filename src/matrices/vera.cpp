@@ -8,6 +8,7 @@
 #include <algorithm>
 #include <nlohmann/json.hpp>
 
+#include "core/rescaling.h"
 #include "veneer/check.h"
 #include "veneer/config.h"
 #include "veneer/numeric.h"
@@ -39,6 +40,13 @@ class Vera final : public Matrix {
   at::Tensor product(const at::Tensor& x, at::TensorList prepared) const override {
     const at::Tensor h = at::linear(x, as(prepared[0], x)) * as(prepared[1], x);
     return at::linear(h, as(prepared[2], h)) * as(prepared[3], h);
+  }
+  std::vector<at::Tensor> pullback(const at::Tensor& x, const at::Tensor& dy, at::TensorList prepared,
+                                   bool wants_x) const override {
+    const at::Tensor a = as(prepared[0], x), d = as(prepared[1], x), b = as(prepared[2], x);
+    const at::Tensor reduced = at::linear(x, a), above = dy * as(prepared[3], x), back = at::mm(above, b);
+    const at::Tensor of_b = sum_of_rows(dy * at::linear(reduced * d, b)), of_d = sum_of_rows(back * reduced);
+    return {wants_x ? at::mm(back * d, a) : at::Tensor(), {}, of_d, {}, of_b};
   }
 
   static ParameterSpecs shared(const Options& options, const std::vector<MatrixSite>& sites) {

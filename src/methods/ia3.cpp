@@ -15,7 +15,7 @@ namespace veneer {
 namespace {
 
 // t * l in t's dtype. The product is taken in l's precision: near one, a 16-bit l could not move by less than 2^-8.
-at::Tensor scaled(const at::Tensor& t, const at::Tensor& l) { return scaled_columns(t, l.flatten()); }
+at::Tensor scaled(const at::Tensor& t, const at::Tensor& l) { return scaled_columns(t, l); }
 
 class Ia3 final : public Method {
  public:

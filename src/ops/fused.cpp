@@ -12,6 +12,7 @@
 #include "core/recording.h"
 #include "ops/arguments.h"
 #include "veneer/numeric.h"
+#include "veneer/registry.h"
 
 namespace veneer {
 namespace {
@@ -82,11 +83,9 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     auto& data = context->saved_data;
     data["method"] = method;
     data["options"] = options;
-    data["build"] = build;
-    data["params"] = static_cast<int64_t>(params.size());
-    data["y"] = y.has_value();
-    data["residual"] = y.has_value() && y->is_same(x);  // one tensor in both places, which gets one gradient
-    context->set_materialize_grads(false);              // no zeros as the gradients of what is kept
+    // One tensor in both places gets one gradient.
+    data["y"] = static_cast<int64_t>(!y.has_value() ? Y::none : y->is_same(x) ? Y::x : Y::own);
+    context->set_materialize_grads(false);  // no zeros as the gradients of what is kept
     // A compiled graph calls the op with all its outputs in view.
     context->mark_non_differentiable({outputs.begin() + 1, outputs.end()});
     return outputs;
@@ -96,22 +95,25 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
                                                  torch::autograd::variable_list gradients) {
     const auto saved = context->get_saved_variables();
     auto& data = context->saved_data;
-    const auto count = static_cast<size_t>(data["params"].toInt());
+    const Text method = data["method"].toStringRef(), options = data["options"].toStringRef();
+    const auto y = static_cast<Y>(data["y"].toInt());
+    const size_t count = from_plan(method, options)->specs.size();
     const Tensor& x = saved[0];
     const at::TensorList rest(saved), params = rest.slice(4, count), kept = rest.slice(4 + count);
-    const bool residual = data["residual"].toBool(), has_y = data["y"].toBool() && !residual;
     std::vector<Tensor> results(count + 1);  // of params, then x
     const bool wants_x = context->needs_input_grad(0);
     if (gradients[0].defined()) {
-      results = at::GradMode::is_enabled()
-                    ? differentiable(*context, gradients[0], saved, params)
-                    : backward_op().call(data["method"].toStringRef(), data["options"].toStringRef(), gradients[0], x,
-                                         optional(saved[2]), optional(saved[3]), params, kept, optional(saved[1]),
-                                         residual, wants_x, data["build"].toStringRef());
+      if (at::GradMode::is_enabled()) {
+        results = differentiable(*context, gradients[0], saved, params);
+      } else {
+        const at::AutoDispatchBelowADInplaceOrView below;  // what the op calls would pass through autograd for nothing
+        results = backward_op().call(method, options, gradients[0], x, optional(saved[2]), optional(saved[3]), params,
+                                     kept, optional(saved[1]), y == Y::x, wants_x, call_id());
+      }
     }
     torch::autograd::variable_list all(2);  // of method and options
     all.push_back(wants_x ? results.back() : Tensor());
-    all.push_back(has_y ? gradients[0] : Tensor());
+    all.push_back(y == Y::own ? gradients[0] : Tensor());
     all.push_back(Tensor());  // the weight is frozen
     // Of what is added to the output, whatever the method does to the rest.
     const bool wants_bias = saved[3].defined() && saved[3].requires_grad() && gradients[0].defined();
@@ -122,13 +124,16 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
   }
 
  private:
+  enum class Y : int64_t { none, own, x };  // what the call was given as y
+
   // With create_graph: the gradient of the definition, which can be differentiated again.
   static std::vector<Tensor> differentiable(torch::autograd::AutogradContext& context, const Tensor& dy,
                                             const torch::autograd::variable_list& saved, at::TensorList params) {
     auto& data = context.saved_data;
     const auto bound = from_plan(data["method"].toStringRef(), data["options"].toStringRef());
     // The slope in y is one, so where the host called the base any y gives the same gradients.
-    const Tensor y = data["y"].toBool() ? at::zeros_like(dy) : Tensor();
+    const auto given = static_cast<Y>(data["y"].toInt());
+    const Tensor y = given == Y::none ? Tensor() : at::zeros_like(dy);
     const Tensor out = bound->method->forward({saved[0], y, saved[2], saved[3], saved[1]}, {bound->specs, params});
     torch::autograd::variable_list inputs;
     std::vector<size_t> places;
@@ -143,7 +148,7 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     const auto found = torch::autograd::grad({out}, inputs, {dy}, /*retain_graph=*/true, /*create_graph=*/true,
                                              /*allow_unused=*/true);
     for (size_t i = 0; i < places.size(); ++i) results[places[i]] = found[i];
-    if (data["residual"].toBool()) results.back() = results.back().defined() ? results.back() + dy : dy;
+    if (given == Y::x) results.back() = results.back().defined() ? results.back() + dy : dy;
     return results;
   }
 };

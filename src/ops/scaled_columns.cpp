@@ -32,25 +32,28 @@ auto backward_op() {
 }
 
 void check(const Tensor& t, const Tensor& l) {
-  VENEER_CHECK(l.dim() == 1 && t.dim() >= 1 && t.sym_size(-1) == l.sym_size(0), "scaled_columns",
-               "expected t [*, d] and l [d], got ", t.sym_sizes(), " and ", l.sym_sizes());
+  VENEER_CHECK(t.dim() >= 1 && t.sym_size(-1) == l.sym_numel(), "scaled_columns",
+               "expected t [*, d] and d numbers in l, got ", t.sym_sizes(), " and ", l.sym_sizes());
 }
+
+// l as [d], in float32 at least.
+Tensor column(const Tensor& l) { return wide(l.dim() == 1 ? l : l.flatten()); }
 
 Tensor forward(const Tensor& t, const Tensor& l) {
   check(t, l);
   const Tensor all = rows(t).contiguous();
   if (routes_wanted()) {
-    add_route(c10::str("l [", l.size(0), "], ", all.size(0), " rows of ", t.scalar_type(), ": one pass each way"));
+    add_route(c10::str("l [", l.numel(), "], ", all.size(0), " rows of ", t.scalar_type(), ": one pass each way"));
   }
-  return unrows(all.numel() == 0 ? at::empty_like(all) : rescaled(all, wide(l), {}), t);
+  return unrows(all.numel() == 0 ? at::empty_like(all) : rescaled(all, column(l), {}), t);
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& dy, const Tensor& t, const Tensor& l, bool wants_t) {
   const Tensor slopes = rows(dy).contiguous();
   const bool none = slopes.numel() == 0;
-  const auto found = none ? Rescaled{at::empty_like(slopes), at::zeros_like(l)}
-                          : rescaled_pullback(slopes, rows(t).contiguous(), {}, wide(l), wants_t);
-  return {wants_t ? unrows(found.y, dy) : at::empty({0}, dy.options()), as(found.gain, l)};
+  const auto found = none ? Rescaled{at::empty_like(slopes), at::zeros_like(column(l))}
+                          : rescaled_pullback(slopes, rows(t).contiguous(), {}, column(l), wants_t);
+  return {wants_t ? unrows(found.y, dy) : at::empty({0}, dy.options()), as(found.gain, l).view_as(l)};
 }
 
 Tensor meta(const Tensor& t, const Tensor& l) {
@@ -63,7 +66,7 @@ std::tuple<Tensor, Tensor> backward_meta(const Tensor& dy, const Tensor& /*t*/, 
 }
 
 // The definition.
-Tensor composed(const Tensor& t, const Tensor& l) { return as(t * l, t); }
+Tensor composed(const Tensor& t, const Tensor& l) { return as(t * l.flatten(), t); }
 
 class ScaledColumnsFunction : public torch::autograd::Function<ScaledColumnsFunction> {
  public:
@@ -81,8 +84,9 @@ class ScaledColumnsFunction : public torch::autograd::Function<ScaledColumnsFunc
     if (!t.defined()) return {wants_t ? forward_op().call(dy, l) : Tensor(), Tensor()};
     if (at::GradMode::is_enabled()) {  // with create_graph: what can be differentiated again
       const Tensor dl = rows(wide(dy) * wide(t)).sum(0);
-      return {wants_t ? scaled_columns(dy, l) : Tensor(), as(dl, l)};
+      return {wants_t ? scaled_columns(dy, l) : Tensor(), as(dl, l).view_as(l)};
     }
+    const at::AutoDispatchBelowADInplaceOrView below;  // what the op calls would pass through autograd for nothing
     auto [dt, dl] = backward_op().call(dy, t, l, wants_t);
     return {wants_t ? dt : Tensor(), dl};
   }

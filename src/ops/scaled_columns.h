@@ -7,9 +7,9 @@
 
 namespace veneer {
 
-// t * l in t's dtype, t [*, d] and l [d] of floating-point types, computed in the wider one of both, and differentiable
-// any number of times. Kept for backward are t, where l is trained, and l. One pass over t each way, but where
-// `takes_op` says no.
+// t * l in t's dtype, t [*, d] and l's d numbers, in whatever shape, of floating-point types, computed in the wider one
+// of both, and differentiable any number of times. Kept for backward are t, where l is trained, and l. One pass over t
+// each way, but where `takes_op` says no.
 at::Tensor scaled_columns(const at::Tensor& t, const at::Tensor& l);
 
 }  // namespace veneer

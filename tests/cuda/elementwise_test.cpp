@@ -2,6 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of which no two threads work together.
 #include "kernels/cuda/diagonal_sums.h"
+#include "kernels/cuda/narrowing.h"
 #include "kernels/cuda/seeded_dropout.h"
 #include "support.h"
 
@@ -54,6 +55,32 @@ TYPED_TEST(DiagonalSums, RunDownEachDiagonal) {
       for (int64_t j = 1; j < columns; ++j) want[i * columns + j] += want[(i - 1) * columns + j - 1];
     }
     EXPECT_TRUE(near(m.read(), want, precision<T>()));
+  }
+}
+
+template <class T>
+class NarrowTwo : public ::testing::Test {};
+using NarrowTypes = ::testing::Types<Bf16, Fp16>;
+TYPED_TEST_SUITE(NarrowTwo, NarrowTypes);
+
+TYPED_TEST(NarrowTwo, RoundsEachToNearest) {
+  using T = TypeParam;
+  for (const auto& [first, second] :
+       {std::pair<int64_t, int64_t>{1, 1}, {4, 1024}, {1027, 3}, {0, 5}, {6, 0}, {0, 0}, {12288, 777}}) {
+    SCOPED_TRACE(testing::Message() << first << " and " << second);
+    Random random(4);
+    const auto a = random.numbers<float>(first), b = random.numbers<float>(second);
+    const Memory<float> a_memory(a), b_memory(b);
+    const Memory<T> to_a(first), to_b(second);
+    const veneer::kernels::cuda::Narrowing<T> call{
+        {a_memory.data(), b_memory.data()}, {to_a.data(), to_b.data()}, {first, second}};
+    ASSERT_EQ(veneer::kernels::cuda::narrow_two(call, nullptr), 0);
+    const auto wanted = [](std::vector<double> numbers) {
+      for (double& number : numbers) number = wide(rounded<T>(number));
+      return numbers;
+    };
+    EXPECT_EQ(to_a.read(), wanted(a));
+    EXPECT_EQ(to_b.read(), wanted(b));
   }
 }
 

@@ -16,11 +16,14 @@ D = 160
 # By the processor's own products, where it has them.
 PAIRS, AMX = torch.cpu._is_avx512_bf16_supported(), torch.cpu._is_amx_tile_supported()
 BFLOAT16 = "library products" if AMX else "tiles of rows, two terms at once" if PAIRS else "tiles of rows, on all"
+# Two more thin products or two passes over the weight: src/core/limits.cpp.
+ADDS = torch.cpu._is_avx2_supported() and not torch.cpu._is_avx512_supported()
+MANY = "M is added to the weight" if ADDS else "two factors: tiles of rows"
 WAYS = {
     "factors": ({"name": "low_rank", "rank": 3}, 0.0, torch.float32, 20, "two factors: tiles of rows"),
     "wide": ({"name": "low_rank", "rank": 70}, 0.0, torch.float32, 20, "two factors: library products"),
     "float64": ({"name": "low_rank", "rank": 3}, 0.0, torch.float64, 20, "two factors: library products"),
-    "many rows": ({"name": "low_rank", "rank": 3}, 0.0, torch.float32, 400, "two factors: tiles of rows"),
+    "many rows": ({"name": "low_rank", "rank": 3}, 0.0, torch.float32, 400, MANY),
     "merged": ({"name": "low_rank", "rank": 40}, 0.0, torch.float32, 400, "M is added to the weight"),
     "dropout": ({"name": "low_rank", "rank": 40}, 0.5, torch.float32, 400, "two factors: tiles of rows"),
     "bfloat16": ({"name": "low_rank", "rank": 3}, 0.0, torch.bfloat16, 400, f"two factors: {BFLOAT16}"),

@@ -87,6 +87,22 @@ def test_opcheck(dtype):
     torch.library.opcheck(ops.scaled_columns_backward, (torch.randn_like(t), t.detach(), l.detach(), True))
 
 
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16], ids=str)
+def test_the_shape_of_l_does_not_matter(dtype):
+    t, l, dy = tensors((2, 3, 8), dtype, torch.float32)
+    wanted = ops.scaled_columns(t, l)
+    slopes = torch.autograd.grad(wanted, (t, l), dy)
+    for shape in ((8, 1), (1, 8)):
+        turned = l.detach().reshape(shape).requires_grad_()
+        y = ops.scaled_columns(t, turned)
+        dt, dl = torch.autograd.grad(y, (t, turned), dy)
+        assert torch.equal(y, wanted) and torch.equal(dt, slopes[0])
+        assert dl.shape == shape and torch.equal(dl.flatten(), slopes[1])
+    turned = torch.randn(8, 1, dtype=torch.float64, requires_grad=True)
+    assert torch.autograd.gradgradcheck(ops.scaled_columns, (t.detach().double().requires_grad_(), turned))
+    torch.library.opcheck(ops.scaled_columns, (t, l.detach().reshape(8, 1).requires_grad_()))
+
+
 def test_sizes_that_do_not_fit_are_named():
-    with pytest.raises(ValueError, match=r"expected t \[\*, d\] and l \[d\], got \[2, 3\] and \[4\]"):
+    with pytest.raises(ValueError, match=r"expected t \[\*, d\] and d numbers in l, got \[2, 3\] and \[4\]"):
         ops.scaled_columns(torch.zeros(2, 3), torch.zeros(4))

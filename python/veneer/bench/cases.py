@@ -62,6 +62,7 @@ MATRIX_PLACES = {"cp": ["qv"]}  # one tensor for all layers, so these have one s
 PLACES = ["qv", "all"]
 
 SHAPES = [(768, 768, 2048), (768, 3072, 2048), (1024, 1024, 2048), (4096, 4096, 1024)]  # d_in, d_out, tokens
+SMALL = (64, 64, 16)  # fp32 only: so little arithmetic that the time is that of calls, which small models and GPUs wait for
 WIDTHS = [256, 2048]  # fp32 only, for the plot of time against width
 TOKENS = [64, 256, 1024, 8192]  # at 768 -> 768, fp32 only, for the plot of time against tokens
 QUICK_SHAPE = (256, 256, 256)
@@ -202,6 +203,7 @@ def _layer_cases(quick: bool) -> Iterator[Case]:
                     yield Case(v, dtype, adapter_dtype, p, d_in, d_out, tokens)
         if quick:
             continue
+        yield Case(v, "float32", "float32", 0.0, *SMALL)
         for tokens in TOKENS:
             yield Case(v, d_in=768, d_out=768, tokens=tokens)
         for d in WIDTHS:

@@ -7,16 +7,25 @@
 #include <cuda_runtime.h>
 
 #include <cstdint>
+#include <map>
+#include <mutex>
 #include <utility>
 
 namespace veneer::kernels::cuda {
 
 // Whether the kernel, as it is on the current device, has the wait: what newer devices make of an older architecture's
-// PTX has not.
-template <class Kernel>
-bool awaits_order(Kernel* kernel) {
+// PTX has not. The driver is asked once for each kernel and device.
+inline bool awaits_order(const void* kernel) {
+  static std::mutex mutex;
+  static std::map<std::pair<const void*, int>, bool> answers;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return false;
+  const std::lock_guard<std::mutex> lock(mutex);
+  const auto known = answers.find({kernel, device});
+  if (known != answers.end()) return known->second;
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.ptxVersion >= 90;
+  if (cudaFuncGetAttributes(&attributes, kernel) != cudaSuccess) return false;
+  return answers[{kernel, device}] = attributes.ptxVersion >= 90;
 }
 
 inline cudaLaunchAttribute order_attribute() {
@@ -58,8 +67,8 @@ template <class... Parameters, class... Arguments>
 cudaError_t launch_in_order(void (*kernel)(Parameters...), dim3 grid, dim3 block, size_t shared_bytes,
                             cudaStream_t stream, Arguments&&... arguments) {
   cudaLaunchAttribute attribute = order_attribute();
-  return launch_with(awaits_order(kernel) ? &attribute : nullptr, kernel, grid, block, shared_bytes, stream,
-                     std::forward<Arguments>(arguments)...);
+  return launch_with(awaits_order(reinterpret_cast<const void*>(kernel)) ? &attribute : nullptr, kernel, grid, block,
+                     shared_bytes, stream, std::forward<Arguments>(arguments)...);
 }
 
 // How clusters of blocks are launched, in order, of a kernel that is only built where it waits.

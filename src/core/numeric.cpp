@@ -10,9 +10,16 @@ namespace veneer {
 
 at::ScalarType wide_type(at::ScalarType type) { return type == at::kBFloat16 || type == at::kHalf ? at::kFloat : type; }
 
-at::Tensor wide(const at::Tensor& t) { return t.to(wide_type(t.scalar_type())); }
+namespace {
 
-at::Tensor as(const at::Tensor& t, const at::Tensor& like) { return t.to(like.scalar_type()); }
+// Not through the dispatcher for nothing: most tensors have the dtype that is asked for.
+at::Tensor cast(const at::Tensor& t, at::ScalarType type) { return t.scalar_type() == type ? t : t.to(type); }
+
+}  // namespace
+
+at::Tensor wide(const at::Tensor& t) { return cast(t, wide_type(t.scalar_type())); }
+
+at::Tensor as(const at::Tensor& t, const at::Tensor& like) { return cast(t, like.scalar_type()); }
 
 at::Tensor rows(const at::Tensor& x) {
   if (x.dim() == 2) return x;

@@ -12,6 +12,7 @@
 #include "kernels/cpu/seeded_dropout.h"
 #include "kernels/cpu/vector.h"
 #include "veneer/dropout.h"
+#include "veneer/numeric.h"
 
 namespace veneer::cpu {
 
@@ -57,7 +58,7 @@ const T* narrowed(const float* tile, int64_t numbers) {
 
 // scale * t, contiguous, of a vector or a matrix: t itself where it is that.
 inline at::Tensor as_float(const at::Tensor& t, double scale = 1.0) {
-  const at::Tensor wide = t.to(at::kFloat);
+  const at::Tensor wide = veneer::wide(t);
   if (scale == 1.0 && wide.is_contiguous()) return wide;
   at::Tensor result = at::empty(wide.sizes(), wide.options());
   const int64_t last = wide.dim() - 1, rows = last == 0 ? 1 : wide.size(0);
@@ -68,7 +69,7 @@ inline at::Tensor as_float(const at::Tensor& t, double scale = 1.0) {
 
 // scale * factor^T [d, r], padded with columns of zeros.
 inline at::Tensor turned_and_padded(const at::Tensor& factor, double scale) {
-  const at::Tensor wide = factor.to(at::kFloat);
+  const at::Tensor wide = veneer::wide(factor);
   const int64_t r = wide.size(0), d = wide.size(1);
   at::Tensor result = at::empty({d, padded(r)}, wide.options());
   kernels::cpu::rearrange({in<float>(wide), d, r, wide.stride(1), wide.stride(0)}, static_cast<float>(scale), padded(r),

@@ -25,6 +25,8 @@ inline at::Tensor aligned(const at::Tensor& t) {
 }
 
 // Contiguous, in float32. Undefined stays so.
-inline at::Tensor floats(const at::Tensor& t) { return t.defined() ? t.to(at::kFloat).contiguous() : t; }
+inline at::Tensor floats(const at::Tensor& t) {
+  return !t.defined() || (t.scalar_type() == at::kFloat && t.is_contiguous()) ? t : t.to(at::kFloat).contiguous();
+}
 
 }  // namespace veneer::device

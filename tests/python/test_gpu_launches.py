@@ -66,8 +66,9 @@ def test_gradients_of_many_rows_come_from_the_layers_product(kind, p):
 @pytest.mark.skipif(emulator is None, reason="counts torch's operators, which on a GPU are among the kernels")
 @pytest.mark.parametrize("kind", ["lora", "dora"])
 @pytest.mark.parametrize("p", [0.0, 0.1])
-def test_a_layers_step_is_our_kernels_and_nothing_else(kind, p):
-    bound = Bound.make("additive", layer_options(kind, 16, p, (512, 512)), 512, 512).to(torch.bfloat16, DEVICE)
+@pytest.mark.parametrize("trained", [torch.bfloat16, torch.float32], ids=str)
+def test_a_layers_step_is_our_kernels_and_nothing_else(kind, p, trained):
+    bound = Bound.make("additive", layer_options(kind, 16, p, (512, 512)), 512, 512).to(trained, DEVICE)
     x, weight, upstream = (torch.randn(n, 512, dtype=torch.bfloat16) for n in (4096, 512, 4096))
     x, seed = leaf(x), torch.tensor([3]) if p else None
     with torch.profiler.profile(activities=[torch.profiler.ProfilerActivity.CPU], acc_events=True) as profiler:
@@ -75,7 +76,9 @@ def test_a_layers_step_is_our_kernels_and_nothing_else(kind, p):
     others = {e.key for e in profiler.key_averages() if e.key.startswith("aten::") and not re.fullmatch(QUIET, e.key)}
     assert not others
     forward = {"lora": 2, "dora": 3}[kind] + bool(p)  # with a mask, parts of x A^T are added up
-    assert sum(launched.values()) == forward + {"lora": 5, "dora": 8}[kind], launched
+    casts = count(launched, "Narrowing<")
+    assert casts == 2 * (trained == torch.float32)  # of both factors, forward and backward
+    assert sum(launched.values()) == forward + {"lora": 5, "dora": 8}[kind] + casts, launched
 
 
 @on_hopper

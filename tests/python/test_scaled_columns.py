@@ -96,8 +96,10 @@ def test_the_shape_of_l_does_not_matter(dtype):
         turned = l.detach().reshape(shape).requires_grad_()
         y = ops.scaled_columns(t, turned)
         dt, dl = torch.autograd.grad(y, (t, turned), dy)
-        assert torch.equal(y, wanted) and torch.equal(dt, slopes[0])
-        assert dl.shape == shape and torch.equal(dl.flatten(), slopes[1])
+        assert torch.equal(y, wanted)
+        assert torch.equal(dt, slopes[0])
+        assert dl.shape == shape
+        assert torch.equal(dl.flatten(), slopes[1])
     turned = torch.randn(8, 1, dtype=torch.float64, requires_grad=True)
     assert torch.autograd.gradgradcheck(ops.scaled_columns, (t.detach().double().requires_grad_(), turned))
     torch.library.opcheck(ops.scaled_columns, (t, l.detach().reshape(8, 1).requires_grad_()))

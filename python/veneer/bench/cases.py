@@ -62,7 +62,7 @@ MATRIX_PLACES = {"cp": ["qv"]}  # one tensor for all layers, so these have one s
 PLACES = ["qv", "all"]
 
 SHAPES = [(768, 768, 2048), (768, 3072, 2048), (1024, 1024, 2048), (4096, 4096, 1024)]  # d_in, d_out, tokens
-SMALL = (64, 64, 16)  # fp32 only: so little arithmetic that the time is that of calls, which small models and GPUs wait for
+SMALL = (64, 64, 16)  # fp32 only: with so little arithmetic the time is that of calls, as small models' on a GPU
 WIDTHS = [256, 2048]  # fp32 only, for the plot of time against width
 TOKENS = [64, 256, 1024, 8192]  # at 768 -> 768, fp32 only, for the plot of time against tokens
 QUICK_SHAPE = (256, 256, 256)

@@ -19,9 +19,10 @@ __global__ void __launch_bounds__(block) narrow_kernel(Narrowing<T> call) {
   const int64_t i = static_cast<int64_t>(blockIdx.x) * block + threadIdx.x;
   const int64_t first = threads_for(call.numbers[0]);
   const bool second = i >= first;
-  const float* const from = call.from[second];
-  T* const to = call.to[second];
-  const int64_t numbers = call.numbers[second], begin = (second ? i - first : i) * each;
+  // Not by an index: parameters that are indexed are copied to a thread's own memory first.
+  const float* const from = second ? call.from[1] : call.from[0];
+  T* const to = second ? call.to[1] : call.to[0];
+  const int64_t numbers = second ? call.numbers[1] : call.numbers[0], begin = (second ? i - first : i) * each;
   if (begin + each <= numbers) {
     const float4 wide = *reinterpret_cast<const float4*>(from + begin);
     *reinterpret_cast<uint2*>(to + begin) = {pair<T>(wide.x, wide.y), pair<T>(wide.z, wide.w)};

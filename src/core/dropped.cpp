@@ -73,7 +73,7 @@ void by_rows(const at::Tensor& x, bool whole, const std::function<void(int64_t, 
       }
     }
   };
-  // What other threads must be told costs as much as some fifty rows.
+  // Where there is no other thread none is told of the state of this one, which takes as long as a small product.
   if (strips.count == 1 || at::get_num_threads() == 1 || at::in_parallel_region()) return run(0, strips.count);
   const at::ThreadLocalState state;  // workers have none of their own: no gradients are recorded here
   at::parallel_for(0, strips.count, 1, [&](int64_t first, int64_t last) {

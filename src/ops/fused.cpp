@@ -12,7 +12,6 @@
 #include "core/recording.h"
 #include "ops/arguments.h"
 #include "veneer/numeric.h"
-#include "veneer/registry.h"
 
 namespace veneer {
 namespace {
@@ -98,7 +97,6 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
     const Text method = data["method"].toStringRef(), options = data["options"].toStringRef();
     const auto y = static_cast<Y>(data["y"].toInt());
     const size_t count = from_plan(method, options)->specs.size();
-    const Tensor& x = saved[0];
     const at::TensorList rest(saved), params = rest.slice(4, count), kept = rest.slice(4 + count);
     std::vector<Tensor> results(count + 1);  // of params, then x
     const bool wants_x = context->needs_input_grad(0);
@@ -107,8 +105,8 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
         results = differentiable(*context, gradients[0], saved, params);
       } else {
         const at::AutoDispatchBelowADInplaceOrView below;  // what the op calls would pass through autograd for nothing
-        results = backward_op().call(method, options, gradients[0], x, optional(saved[2]), optional(saved[3]), params,
-                                     kept, optional(saved[1]), y == Y::x, wants_x, call_id());
+        results = backward_op().call(method, options, gradients[0], saved[0], optional(saved[2]), optional(saved[3]),
+                                     params, kept, optional(saved[1]), y == Y::x, wants_x, call_id());
       }
     }
     torch::autograd::variable_list all(2);  // of method and options

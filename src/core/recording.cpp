@@ -36,7 +36,7 @@ bool given_directly(const std::vector<at::Tensor>& outputs, const std::vector<at
   }
   for (size_t i = 0; i < places.size(); ++i) {
     at::Tensor& gradient = gradients[places[i]];
-    gradient = gradient.defined() ? gradient + upstream[i] : upstream[i];
+    gradient = gradient.defined() ? gradient.add(upstream[i]) : upstream[i];
   }
   return true;
 }

@@ -58,7 +58,7 @@ const T* narrowed(const float* tile, int64_t numbers) {
 
 // scale * t, contiguous, of a vector or a matrix: t itself where it is that.
 inline at::Tensor as_float(const at::Tensor& t, double scale = 1.0) {
-  const at::Tensor wide = veneer::wide(t);
+  at::Tensor wide = veneer::wide(t);
   if (scale == 1.0 && wide.is_contiguous()) return wide;
   at::Tensor result = at::empty(wide.sizes(), wide.options());
   const int64_t last = wide.dim() - 1, rows = last == 0 ? 1 : wide.size(0);

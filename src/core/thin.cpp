@@ -66,14 +66,7 @@ at::Tensor empty_sums(const Dropped& x, const at::Tensor& left) {
 
 // scale * the sum of all strips' [r, d], or its transpose.
 at::Tensor total(const at::Tensor& sums, const Dropped& x, double scale, bool rounded, bool turned = false) {
-  const int64_t r = sums.size(1), d = sums.size(2);
-  const at::Tensor all = over_strips(sums);
-  at::Tensor sum = turned ? at::empty({d, r}, all.options()) : all;
-  if (turned) {
-    kernels::cpu::rearrange({in<float>(all), d, r, 1, d}, static_cast<float>(scale), r, out<float>(sum));
-  } else if (scale != 1.0) {
-    sum.mul_(scale);
-  }
+  const at::Tensor all = over_strips(sums), sum = as_float(turned ? all.t() : all, scale);
   return rounded ? sum.to(x.x.scalar_type()) : sum;
 }
 

@@ -56,7 +56,7 @@ std::vector<at::Tensor> Prepared::forward(const Dropped& x, const Base& base, co
       const at::Tensor h = reduce(x, tensors[0], scale), b = tensors[1];
       if (base.weight.defined() && device::takes_extended(x.x, base.weight, h.size(1))) {
         if (!gain.defined()) return {device::extended(x.x, base.weight, h, b, bias), h};
-        const auto [scaled, plain] = device::extended_gained(x.x, base.weight, h, b, bias, gain);
+        const auto [scaled, plain] = device::extended_gained(x.x, base.weight, h, b, bias, gain, /*gains_bias=*/false);
         return {scaled, h, plain};
       }
       return with_gain({with_layer(expand(h, b.t(), 1.0, {}, bias, y), x, base), h}, gain, bias);

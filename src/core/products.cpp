@@ -8,7 +8,7 @@
 
 #include "core/rescaling.h"
 #include "core/thin.h"
-#include "device/narrowing.h"
+#include "device/fitting.h"
 #include "device/thin.h"
 #include "veneer/numeric.h"
 

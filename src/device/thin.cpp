@@ -146,7 +146,7 @@ RowNorms row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tens
 }
 
 bool takes_scaled_rows(const at::Tensor& t) {
-  return on_gpu(t) && t.dim() == 2 && takes_16_bit(t.scalar_type()) && is_aligned(t) && t.size(1) % 8 == 0;
+  return on_gpu(t) && t.dim() == 2 && takes_16_bit(t.scalar_type()) && is_aligned(t);
 }
 
 at::Tensor scaled_rows(const at::Tensor& t, const at::Tensor& gain) {

@@ -7,6 +7,7 @@
 #include <nlohmann/json.hpp>
 
 #include "ops/scaled_columns.h"
+#include "ops/scaled_linear.h"
 #include "veneer/config.h"
 #include "veneer/numeric.h"
 #include "veneer/registry.h"
@@ -28,8 +29,9 @@ class Ia3 final : public Method {
   }
 
   at::Tensor forward(const Input& in, const Params& params) const override {
-    const at::Tensor y = in.y.defined() ? in.y : at::linear(input(in.x, params), in.weight, in.bias);
-    return input_ ? y : scaled(y, params["ia3_l"]);
+    const at::Tensor& l = params["ia3_l"];
+    if (input_) return in.y.defined() ? in.y : at::linear(scaled(in.x, l), in.weight, in.bias);
+    return in.y.defined() ? scaled(in.y, l) : scaled_linear(in.x, in.weight, in.bias, l);
   }
 
   at::Tensor input(const at::Tensor& x, const Params& params) const override {

@@ -36,23 +36,20 @@ void check(const Tensor& t, const Tensor& l) {
                "expected t [*, d] and d numbers in l, got ", t.sym_sizes(), " and ", l.sym_sizes());
 }
 
-// l as [d], in float32 at least.
-Tensor column(const Tensor& l) { return wide(l.dim() == 1 ? l : l.flatten()); }
-
 Tensor forward(const Tensor& t, const Tensor& l) {
   check(t, l);
   const Tensor all = rows(t).contiguous();
   if (routes_wanted()) {
     add_route(c10::str("l [", l.numel(), "], ", all.size(0), " rows of ", t.scalar_type(), ": one pass each way"));
   }
-  return unrows(all.numel() == 0 ? at::empty_like(all) : rescaled(all, column(l), {}), t);
+  return unrows(all.numel() == 0 ? at::empty_like(all) : rescaled(all, column_of(l), {}), t);
 }
 
 std::tuple<Tensor, Tensor> backward(const Tensor& dy, const Tensor& t, const Tensor& l, bool wants_t) {
   const Tensor slopes = rows(dy).contiguous();
   const bool none = slopes.numel() == 0;
-  const auto found = none ? Rescaled{at::empty_like(slopes), at::zeros_like(column(l))}
-                          : rescaled_pullback(slopes, rows(t).contiguous(), {}, column(l), wants_t);
+  const auto found = none ? Rescaled{at::empty_like(slopes), at::zeros_like(column_of(l))}
+                          : rescaled_pullback(slopes, rows(t).contiguous(), {}, column_of(l), wants_t);
   return {wants_t ? unrows(found.y, dy) : at::empty({0}, dy.options()), as(found.gain, l).view_as(l)};
 }
 
@@ -98,9 +95,11 @@ Tensor autograd(const Tensor& t, const Tensor& l) { return ScaledColumnsFunction
 
 Tensor scaled_columns(const Tensor& t, const Tensor& l) {
   const bool narrower =
-      at::promote_types(wide_type(t.scalar_type()), wide_type(l.scalar_type())) != wide_type(t.scalar_type());
+      c10::promoteTypes(wide_type(t.scalar_type()), wide_type(l.scalar_type())) != wide_type(t.scalar_type());
   return narrower || !takes_op(t, {l}) ? composed(t, l) : forward_op().call(t, l);
 }
+
+Tensor column_of(const Tensor& l) { return wide(l.dim() == 1 ? l : l.flatten()); }
 
 TORCH_LIBRARY_FRAGMENT(veneer, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};

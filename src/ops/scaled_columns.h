@@ -12,4 +12,7 @@ namespace veneer {
 // each way, but where `takes_op` says no.
 at::Tensor scaled_columns(const at::Tensor& t, const at::Tensor& l);
 
+// l as [d], in float32 at least.
+at::Tensor column_of(const at::Tensor& l);
+
 }  // namespace veneer

@@ -2,7 +2,7 @@
 // SPDX-License-Identifier: Apache-2.0
 // Kernels of which no two threads work together.
 #include "kernels/cuda/diagonal_sums.h"
-#include "kernels/cuda/narrowing.h"
+#include "kernels/cuda/fitting.h"
 #include "kernels/cuda/seeded_dropout.h"
 #include "support.h"
 
@@ -58,29 +58,70 @@ TYPED_TEST(DiagonalSums, RunDownEachDiagonal) {
   }
 }
 
-template <class T>
-class NarrowTwo : public ::testing::Test {};
-using NarrowTypes = ::testing::Types<Bf16, Fp16>;
-TYPED_TEST_SUITE(NarrowTwo, NarrowTypes);
+struct Sizes {
+  int64_t rows, columns, to_rows, to_columns;
+};
 
-TYPED_TEST(NarrowTwo, RoundsEachToNearest) {
-  using T = TypeParam;
+template <class From, class T>
+struct Fitted {
+  Sizes sizes;
+  std::vector<double> numbers;
+  Memory<From> from{numbers};
+  Memory<T> to{sizes.to_rows * sizes.to_columns};
+
+  veneer::kernels::cuda::Fitting<From, T> call() const {
+    return {from.data(), to.data(), sizes.rows, sizes.columns, sizes.to_rows, sizes.to_columns};
+  }
+  void check() const {
+    std::vector<double> wanted(sizes.to_rows * sizes.to_columns);
+    for (int64_t i = 0; i < sizes.rows * sizes.columns; ++i) {
+      wanted[i / sizes.columns * sizes.to_columns + i % sizes.columns] = wide(rounded<T>(numbers[i]));
+    }
+    EXPECT_EQ(to.read(), wanted) << sizes.rows << " x " << sizes.columns << " to " << sizes.to_rows << " x "
+                                 << sizes.to_columns;
+  }
+};
+
+template <class From, class T>
+void fit(const Sizes& first, const Sizes& second) {
+  Random random(4);
+  const Fitted<From, T> a{first, random.numbers<From>(first.rows * first.columns)};
+  const Fitted<From, T> b{second, random.numbers<From>(second.rows * second.columns)};
+  ASSERT_EQ(veneer::kernels::cuda::fit_two(a.call(), b.call(), nullptr), 0);
+  a.check(), b.check();
+}
+
+template <class T>
+class FitTwo : public ::testing::Test {};
+using FitTypes = ::testing::Types<Bf16, Fp16>;
+TYPED_TEST_SUITE(FitTwo, FitTypes);
+
+TYPED_TEST(FitTwo, RoundsEachToNearest) {
   for (const auto& [first, second] :
        {std::pair<int64_t, int64_t>{1, 1}, {4, 1024}, {1027, 3}, {0, 5}, {6, 0}, {0, 0}, {12288, 777}}) {
-    SCOPED_TRACE(testing::Message() << first << " and " << second);
-    Random random(4);
-    const auto a = random.numbers<float>(first), b = random.numbers<float>(second);
-    const Memory<float> a_memory(a), b_memory(b);
-    const Memory<T> to_a(first), to_b(second);
-    const veneer::kernels::cuda::Narrowing<T> call{
-        {a_memory.data(), b_memory.data()}, {to_a.data(), to_b.data()}, {first, second}};
-    ASSERT_EQ(veneer::kernels::cuda::narrow_two(call, nullptr), 0);
-    const auto wanted = [](std::vector<double> numbers) {
-      for (double& number : numbers) number = wide(rounded<T>(number));
-      return numbers;
-    };
-    EXPECT_EQ(to_a.read(), wanted(a));
-    EXPECT_EQ(to_b.read(), wanted(b));
+    fit<float, TypeParam>({1, first, 1, first}, {1, second, 1, second});
+  }
+}
+
+TYPED_TEST(FitTwo, WritesZerosBehindRowsAndColumns) {
+  const auto both = [](const Sizes& first, const Sizes& second) {
+    fit<TypeParam, TypeParam>(first, second);
+    fit<float, TypeParam>(first, second);
+  };
+  both({37, 3, 37, 8}, {3, 72, 8, 72});
+  both({300, 12, 300, 16}, {129, 12, 129, 16});
+  both({5, 1, 5, 8}, {1, 5, 8, 5});
+  both({2, 3, 4, 4}, {0, 3, 5, 4});
+  both({3, 0, 3, 8}, {7, 63, 7, 64});
+}
+
+TYPED_TEST(FitTwo, RefusesLessRoom) {
+  using Fitting = veneer::kernels::cuda::Fitting<float, TypeParam>;
+  const Fitting nothing{};
+  for (const Sizes& sizes : {Sizes{3, 4, 2, 4}, Sizes{3, 4, 3, 3}, Sizes{3, 4, 3, 6}}) {
+    const Fitting call{nullptr, nullptr, sizes.rows, sizes.columns, sizes.to_rows, sizes.to_columns};
+    EXPECT_NE(veneer::kernels::cuda::fit_two(call, nothing, nullptr), 0);
+    EXPECT_NE(veneer::kernels::cuda::fit_two(nothing, call, nullptr), 0);
   }
 }
 

@@ -12,7 +12,7 @@ using namespace veneer::kernels::cuda;
 
 enum class Kind { forward, gained, turned, masked };
 struct Sums {
-  bool taken = false, rounded = false, plain = false, plain_bias = false;
+  bool taken = false, rounded = false, plain = false, plain_bias = false;  // taken: those of `other`
   bool divided = false;  // those of plain, and rounded
 };
 struct Case {
@@ -20,6 +20,7 @@ struct Case {
   int64_t rows, depth, columns, rank;
   bool bias = false;
   Sums sums = {};
+  bool gained_bias = false;
 };
 
 constexpr int64_t seed = 1234567;
@@ -82,6 +83,7 @@ struct Operands {
     call.y = to.y.data(), call.forward = forward;
     if (c.bias) call.bias = bias_memory.data();
     if (c.kind == Kind::gained) call.gain = gain_memory.data(), call.plain = to.plain.data();
+    call.gained_bias = c.gained_bias;
     if (c.kind == Kind::masked) call.mask = {seeds.data(), threshold}, call.kept_scale = kept_scale;
     if (c.sums.taken) call.sums.other = other_memory.data(), call.sums.of_other = to.of_other.data();
     if (c.sums.rounded) call.sums.of_other = nullptr, call.sums.rounded_of_other = to.rounded_of_other.data();
@@ -103,15 +105,18 @@ struct Operands {
     for (size_t i = 0; i < y.size(); ++i) {
       const double sum = y[i] + more[i], shift = c.bias ? bias[i % c.columns] : 0;
       if (c.kind == Kind::gained) plain_y.push_back(sum + shift);
-      y[i] = sum * (c.kind == Kind::gained ? gain[i % c.columns] : 1) + shift;
+      const double factor = c.kind == Kind::gained ? gain[i % c.columns] : 1;
+      y[i] = c.gained_bias ? (sum + shift) * factor : sum * factor + shift;
     }
     const double rounding = 1.05 * precision<T>();  // a little more: of sums in float32
     EXPECT_TRUE(near(have.y.read(), y, rounding));
     EXPECT_TRUE(near(have.plain.read(), plain_y, rounding));
-    if (!c.sums.taken) return;
-    const auto of_other = product(h, true, masked(other), false, c.rank, c.rows, c.columns);
-    EXPECT_TRUE(c.sums.rounded ? near(have.rounded_of_other.read(), of_other, rounding)
-                               : near(have.of_other.read(), of_other, 1e-5));
+    if (c.sums.taken) {
+      const auto of_other = product(h, true, masked(other), false, c.rank, c.rows, c.columns);
+      EXPECT_TRUE(c.sums.rounded ? near(have.rounded_of_other.read(), of_other, rounding)
+                                 : near(have.of_other.read(), of_other, 1e-5));
+    }
+    if (!c.sums.plain) return;
     std::vector<double> of_plain(c.sums.plain ? c.depth : 0);
     for (size_t i = 0; i < plain.size(); ++i) of_plain[i % c.depth] += x[i] * (plain[i] - less[i % c.depth]);
     if (c.sums.divided) {
@@ -156,6 +161,14 @@ TYPED_TEST(ExtendedProducts, AnySize) {
       multiply<TypeParam>(c, 3);
     }
   }
+  // Without an update; and a depth that is less than a block.
+  for (const Kind kind : {Kind::forward, Kind::gained, Kind::turned}) {
+    const bool bias = kind != Kind::turned;
+    for (const Case& c : {Case{kind, 1, 8, 8, 0}, Case{kind, 127, 72, 136, 0, bias}, Case{kind, 300, 200, 264, 0}}) {
+      multiply<TypeParam>(c, 2);
+    }
+  }
+  for (const int64_t rank : {0, 16}) multiply<TypeParam>({Kind::gained, 129, 136, 200, rank, true, {}, true}, 2);
   multiply<TypeParam>({Kind::masked, 1, 8, 512, 8}, 3);
   multiply<TypeParam>({Kind::masked, 129, 200, 1024, 24}, 3);
   multiply<TypeParam>({Kind::masked, 300, 72, 512, 64}, 3);
@@ -183,6 +196,8 @@ TEST(ExtendedProducts, Sums) {
   multiply<Bf16>({Kind::masked, 4099, 64, 512, 8, false, {true, false, true, false}}, 1);
   multiply<Fp16>({Kind::masked, 2053, 72, 1024, 16, false, {true, true, true, true}}, 2);
   multiply<Fp16>({Kind::turned, 8195, 64, 264, 8, false, {true, true, false, false}}, 1);
+  multiply<Bf16>({Kind::turned, 4101, 264, 512, 0, false, {false, false, true, false}}, 1);
+  multiply<Fp16>({Kind::turned, 2053, 72, 1032, 0, false, {false, false, true, true, true}}, 2);
 }
 
 TYPED_TEST(ExtendedProducts, WritesNothingWithoutRowsOrForWhatIsNotSupported) {
@@ -207,7 +222,11 @@ TYPED_TEST(ExtendedProducts, WritesNothingWithoutRowsOrForWhatIsNotSupported) {
   EXPECT_NE(result(false, [&](auto& call) { call.gain = reinterpret_cast<const float*>(call.x); }), 0);
   EXPECT_NE(result(true, [&](auto& call) { call.mask.seed = seeds; }), 0);
   EXPECT_NE(result(false, [&](auto& call) { call.mask.seed = seeds, call.columns = 264; }), 0);
+  EXPECT_NE(result(false, [&](auto& call) { call.mask.seed = seeds, call.rank = 0; }), 0);
   EXPECT_NE(result(true, [&](auto& call) { call.sums.other = call.x, call.rows = 4096; }), 0);
+  EXPECT_NE(result(true, [&](auto& call) { call.sums.plain = call.x, call.rows = 4096; }), 0);
+  EXPECT_NE(result(false, [&](auto& call) { call.sums.plain = call.x, call.rows = 4095; }), 0);
+  EXPECT_NE(result(false, [&](auto& call) { call.sums.other = call.x, call.rows = 4096, call.rank = 0; }), 0);
   EXPECT_NE(result(false, [&](auto& call) { call.sums.other = call.x, call.rows = 4095; }), 0);
   EXPECT_NE(result(false, [&](auto& call) { call.sums.other = call.x, call.rows = 4096, call.rank = 24; }), 0);
   for (const TypeParam number : memory.raw()) ASSERT_EQ(number.bits, 0xFFFF);

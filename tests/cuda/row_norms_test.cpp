@@ -83,7 +83,7 @@ TYPED_TEST(RowNormsOf, AWeightWithAnUpdate) {
 TYPED_TEST(RowNormsOf, RowsScaled) {
   using T = TypeParam;
   with_seeds([] {
-    for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 8}, {37, 72}, {130, 1032}}) {
+    for (const auto& [rows, columns] : {std::pair<int64_t, int64_t>{1, 8}, {37, 72}, {130, 1032}, {33, 12}, {5, 301}}) {
       Random random(6);
       const auto weight = random.numbers<T>(rows * columns), g = random.numbers<float>(rows);
       const Memory<T> weight_memory(weight), to(rows * columns);

@@ -99,7 +99,8 @@ def layer_options(kind, rank, p, size=(D, D)):
 def check_layer(kind, size, rows, rank, p, bias, layout, dtype):
     """Complaints about one layer: fused and composed in a precision, against composed in float64, with one seed."""
     d_in, d_out = size
-    bound = Bound.make("additive", layer_options(kind, rank, p, size), d_in, d_out, bias=bias, dtype=torch.float32)
+    method, options = ("ia3", {}) if kind == "ia3" else ("additive", layer_options(kind, rank, p, size))
+    bound = Bound.make(method, options, d_in, d_out, bias=bias, dtype=torch.float32)
     tensors = [torch.randn(rows, d_in), torch.randn(d_out, d_in) / math.sqrt(d_in), torch.randn(d_out)]
     rounded = [t.to(DEVICE, dtype) for t in (*tensors, torch.randn(rows, d_out))]
     if kind == "dora":  # magnitudes of the size of the norms, as training has them

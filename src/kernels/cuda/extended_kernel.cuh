@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // y = x w + h p as one product of depth K + R. A block's last warpgroup copies tiles of 64 of the depth into a ring in
-// shared memory, h and p first; the other two each multiply 64 rows of them. Blocks stay and take one tile of y after
+// shared memory, h and p first; the other two each multiply 64 rows of them. (Without an update, the first block of the
+// depth comes in the place of h and p.) Blocks stay and take one tile of y after
 // another, so the ring fills for the next tile while the last one is stored. The blocks of a cluster have the same
 // columns, and each copies its part of w for all. One thread copies; the other warps of its group sum up meanwhile
 // what gradients are wanted of the same rows.
@@ -45,8 +46,9 @@ struct Maps {
 
 struct Shape {
   int rows, columns;
-  int blocks;                   // of the depth, without the rank
-  int steps;                    // of 16, of the rank
+  int blocks;                   // of the depth, without what comes first
+  int steps;                    // of 16, of what comes first: the rank, or the depth's first block
+  int done;                     // blocks of the depth that come first: 1 without an update
   int row_tiles, column_tiles;  // row_tiles: of a cluster
 };
 
@@ -70,6 +72,7 @@ template <class T>
 struct More {
   const T* bias;
   const float* gain;
+  bool gained_bias;
   Mask mask;
   float kept_scale;
   RowSums<T> of_other;
@@ -119,7 +122,7 @@ __global__ void __launch_bounds__(threads, 1)
         for (int block = -1; block < shape.blocks; ++block, place.next()) {
           const CUtensorMap& left = block < 0 ? maps.h : maps.x;
           const CUtensorMap& right = block < 0 ? maps.p : maps.w;
-          const int depth = max(block, 0) * slab;
+          const int depth = max(block + shape.done, 0) * slab;
           const uint32_t x = ring + place.stage * L::stage_bytes, w = x + L::x_bytes, barrier = full(place.stage);
           const auto share = [&](uint32_t to, int inner, int outer) {
             if constexpr (cluster == 1) {
@@ -270,7 +273,9 @@ __global__ void __launch_bounds__(threads, 1)
             const float2 two = __ldg(reinterpret_cast<const float2*>(more.gain + at));
             gains[2 * j] = two.x, gains[2 * j + 1] = two.y;
           }
-          store_part(maps.y, part, [&](float value, float shift, int at) { return fmaf(value, gains[at], shift); });
+          store_part(maps.y, part, [&](float value, float shift, int at) {
+            return fmaf(value, gains[at], more.gained_bias ? shift * gains[at] : shift);
+          });
           store_part(maps.plain, part, [](float value, float shift, int) { return value + shift; });
         } else {
           store_part(maps.y, part, [](float value, float shift, int) { return value + shift; });

@@ -17,19 +17,25 @@ namespace {
 
 static_assert(extended_sums_rank == row_sums_rank);
 
-// What is summed beside the product; without its room. Nothing without `other`.
+template <class T>
+bool has_sums(const ExtendedProduct<T>& call) {
+  return call.sums.other != nullptr || call.sums.plain != nullptr;
+}
+
+// What is summed beside the product; without its room.
 template <class T>
 More<T> more_of(const ExtendedProduct<T>& call, int processors) {
-  More<T> more{call.bias, call.gain, call.mask, call.kept_scale, {}, {}};
+  More<T> more{call.bias, call.gain, call.gained_bias, call.mask, call.kept_scale, {}, {}};
   const ExtendedSums<T>& sums = call.sums;
-  if (sums.other == nullptr) return more;
   const int64_t workers = int64_t{processors} * summing_warps;
-  more.of_other = {sums.other,
-                   call.h,
-                   call.mask,
-                   static_cast<int>(call.rank),
-                   RowGroups(call.rows, call.columns, row_sums_width, workers),
-                   nullptr};
+  if (sums.other != nullptr) {
+    more.of_other = {sums.other,
+                     call.h,
+                     call.mask,
+                     static_cast<int>(call.rank),
+                     RowGroups(call.rows, call.columns, row_sums_width, workers),
+                     nullptr};
+  }
   if (sums.plain != nullptr) {
     more.of_plain = {call.x, sums.plain, sums.plain_bias, RowGroups(call.rows, call.depth, row_products_width, workers),
                      nullptr};
@@ -44,13 +50,16 @@ void add_up_sums(const ExtendedProduct<T>& call, const More<T>& more, cudaStream
     const float scale = call.mask.seed != nullptr ? call.kept_scale : 1.0F;
     launch_add_up(more.of_other.parts, more.of_other.groups.count, call.rank, call.columns, {scale}, to, stream);
   };
-  sums.rounded_of_other != nullptr ? of_other(sums.rounded_of_other) : of_other(sums.of_other);
-  if (sums.plain == nullptr) return;
+  if (sums.other != nullptr) {
+    sums.rounded_of_other != nullptr ? of_other(sums.rounded_of_other) : of_other(sums.of_other);
+  }
   const auto of_plain = [&](auto* to) {
     const Finish finish{1.0F, /*factors=*/nullptr, sums.plain_divisors};
     launch_add_up(more.of_plain.parts, more.of_plain.groups.count, 1, call.depth, finish, to, stream);
   };
-  sums.rounded_of_plain != nullptr ? of_plain(sums.rounded_of_plain) : of_plain(sums.of_plain);
+  if (sums.plain != nullptr) {
+    sums.rounded_of_plain != nullptr ? of_plain(sums.rounded_of_plain) : of_plain(sums.of_plain);
+  }
 }
 
 template <int columns, int cluster, class T>
@@ -72,28 +81,32 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
 
   Maps maps{};
   const auto& c = call;
-  const bool encoded = encode(&maps.x, c.x, c.rows, c.depth, tile_rows) &&
-                       encode(&maps.h, c.h, c.rows, c.rank, tile_rows) &&
+  const auto encode_two = [&](CUtensorMap* left, const T* x, CUtensorMap* right, const T* w, int64_t depth) {
+    return encode(left, x, c.rows, depth, tile_rows) &&
+           (forward ? encode(right, w, c.columns, depth, columns / cluster)
+                    : encode(right, w, depth, c.columns, slab / cluster));
+  };
+  const bool updated = c.rank > 0;
+  const bool encoded = encode_two(&maps.x, c.x, &maps.w, c.w, c.depth) &&
+                       (updated ? encode_two(&maps.h, c.h, &maps.p, c.p, c.rank)
+                                : encode_two(&maps.h, c.x, &maps.p, c.w, c.depth)) &&
                        encode(&maps.y, c.y, c.rows, c.columns, slab) &&
-                       (kind != Kind::gained || encode(&maps.plain, c.plain, c.rows, c.columns, slab)) &&
-                       (forward ? encode(&maps.w, c.w, c.columns, c.depth, columns / cluster) &&
-                                      encode(&maps.p, c.p, c.columns, c.rank, columns / cluster)
-                                : encode(&maps.w, c.w, c.depth, c.columns, slab / cluster) &&
-                                      encode(&maps.p, c.p, c.rank, c.columns, slab / cluster));
+                       (kind != Kind::gained || encode(&maps.plain, c.plain, c.rows, c.columns, slab));
   if (!encoded) return cudaErrorInvalidValue;
 
   Shape shape;
   shape.rows = static_cast<int>(c.rows);
   shape.columns = static_cast<int>(c.columns);
-  shape.blocks = static_cast<int>(parts(c.depth, slab));
-  shape.steps = static_cast<int>(parts(c.rank, 16));
+  shape.done = updated ? 0 : 1;
+  shape.blocks = static_cast<int>(parts(c.depth, slab)) - shape.done;
+  shape.steps = static_cast<int>(updated ? parts(c.rank, 16) : slab / 16);
   shape.row_tiles = static_cast<int>(parts(c.rows, tile_rows * cluster));
   shape.column_tiles = static_cast<int>(parts(c.columns, columns));
 
   const int64_t clusters = std::min<int64_t>(tiles<columns, cluster>(call), std::max(processors / cluster, 1));
   const ClusterLaunch ways(cluster, clusters, threads, bytes, stream);
   More<T> more = more_of(call, processors);
-  if (c.sums.other == nullptr) return cudaLaunchKernelEx(&ways.config, function, maps, more, shape);
+  if (!has_sums(c)) return cudaLaunchKernelEx(&ways.config, function, maps, more, shape);
   more.of_other.parts = static_cast<float*>(c.sums.workspace);
   more.of_plain.parts = more.of_other.parts + more.of_other.numbers();
   if (const cudaError_t error = cudaLaunchKernelEx(&ways.config, function, maps, more, shape); error != cudaSuccess) {
@@ -144,8 +157,10 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
       tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0 ||
       reinterpret_cast<uintptr_t>(call.gain) % 8 != 0 || (call.gain != nullptr && !call.forward) ||
       (call.bias != nullptr && !call.forward) ||
-      (call.mask.seed != nullptr && (call.forward || !extended_mask_supported(call.columns))) ||
-      (call.sums.other != nullptr && (call.forward || !extended_sums_supported(call.rows, call.columns, call.rank)))) {
+      (call.mask.seed != nullptr &&
+       (call.forward || call.rank == 0 || !extended_mask_supported(call.columns))) ||
+      (call.sums.other != nullptr && call.rank == 0) ||
+      (has_sums(call) && (call.forward || !extended_sums_supported(call.rows, call.columns, call.rank)))) {
     return cudaErrorInvalidValue;
   }
   if (call.rows == 0) return cudaSuccess;

@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// A matrix product with a low-rank product in its accumulator: one sum in float32, rounded once. For NVIDIA GPUs of
-// compute capability 9.0, built for 90a.
+// A matrix product with a low-rank product in its accumulator, or with a gain, or both: one sum in float32, rounded
+// once. For NVIDIA GPUs of compute capability 9.0, built for 90a.
 #pragma once
 
 #include <cstdint>
@@ -12,12 +12,12 @@
 namespace veneer::kernels::cuda {
 
 // Sums over the rows, taken beside a product by warps that have nothing else to do: the gradients of a factor of the
-// update, and of a gain.
+// update, and of a gain; either or both.
 //   of_other [rank, columns] = kept_scale * h^T mask(other)              in float32 or rounded, the other pointer null
 //   of_plain [depth]         = the sums of x * (plain - plain_bias), divided by plain_divisors; likewise
 template <class T>
 struct ExtendedSums {
-  const T* other;  // [rows, columns]; null: no sums are taken
+  const T* other;  // [rows, columns], or null
   float* of_other;
   T* rounded_of_other;
   const T* plain;               // [rows, depth], or null
@@ -29,8 +29,10 @@ struct ExtendedSums {
 };
 
 // forward:      y = gain * (x w^T + h p^T) + bias    w [columns, depth], p [columns, rank]
+//               with gained_bias, y = gain * (x w^T + h p^T + bias)
 // not forward:  y = x w + kept_scale * mask(h p)           w [depth, columns], p [rank, columns]
-// All contiguous and aligned to 16 bytes. What is written may be none of the others.
+// All contiguous and aligned to 16 bytes. What is written may be none of the others. With a rank of 0 there is no
+// update, and no mask.
 template <class T>
 struct ExtendedProduct {
   const T* x;  // [rows, depth]
@@ -39,6 +41,7 @@ struct ExtendedProduct {
   const T* p;
   const T* bias;      // [columns], or null; only forward
   const float* gain;  // [columns], or null; only forward
+  bool gained_bias;
   Mask mask;          // only not forward, where extended_mask_supported
   float kept_scale;   // with a mask
   T* y;               // [rows, columns]
@@ -52,7 +55,7 @@ struct ExtendedProduct {
 inline bool extended_product_supported(int device_major, int64_t depth, int64_t columns, int64_t rank) {
   constexpr int64_t most = int64_t{1} << 30;
   return device_major == 9 && depth > 0 && depth % 8 == 0 && depth <= most && columns > 0 && columns % 8 == 0 &&
-         columns <= most && rank > 0 && rank % 8 == 0 && rank <= 64;
+         columns <= most && rank >= 0 && rank % 8 == 0 && rank <= 64;
 }
 
 // Whether the columns of a tile lie in one half of a block of the mask's.

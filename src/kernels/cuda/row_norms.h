@@ -32,7 +32,7 @@ struct RowNorms {
 template <class T, class M>
 int row_norms(const RowNorms<T, M>& call, void* stream);
 
-// to[i] = g[i] * weight[i], rows of `columns` numbers, a multiple of 8. Launches likewise.
+// to[i] = g[i] * weight[i], rows of `columns` numbers. Launches likewise.
 template <class T>
 int scaled_rows(const T* weight, int64_t rows, int64_t columns, const float* g, T* to, void* stream);
 

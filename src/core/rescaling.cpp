@@ -71,7 +71,7 @@ at::Tensor sum_of_rows(const at::Tensor& t) { return t.sum(0, /*keepdim=*/false,
 
 at::Tensor scaled_rows(const at::Tensor& t, const at::Tensor& gain) {
   if (!gain.defined()) return t;
-  return device::takes_scaled_rows(t) ? device::scaled_rows(t, gain) : t * as(gain, t).unsqueeze(1);
+  return device::takes_scaled_rows(t) ? device::scaled_rows(t, gain) : as(t * gain.unsqueeze(1), t);
 }
 
 at::Tensor gained(const at::Tensor& t, const at::Tensor& gain) {

@@ -32,7 +32,7 @@ ScaledLayer::Gradients ScaledLayer::backward(const at::Tensor& dy, const at::Ten
     const auto found = device::extended_gradients(dy, {}, {weight, {}, {}, /*rounded=*/false, gain, {}});
     return {found.x, found.gain};
   }
-  const bool scales_weight = wants_x && dy.size(0) > weight.size(1) && weight.scalar_type() == l.scalar_type();
+  const bool scales_weight = wants_x && dy.size(0) > weight.size(1);  // which is then the smaller
   const Rescaled found = rescaled_pullback(dy, plain, {}, l, wants_x && !scales_weight);
   if (!wants_x) return {{}, found.gain};
   return {scales_weight ? at::mm(dy, scaled_rows(weight, l)) : at::mm(found.y, weight), found.gain};

@@ -124,9 +124,7 @@ RANKS = [1, 3, 8, 16, 17, 32, 64, 100]
 
 @each_dtype
 @pytest.mark.parametrize("size", SIZES if emulator else [*SIZES, LARGE], ids=str)
-@pytest.mark.parametrize(
-    ("kind", "p"), [*itertools.product(["lora", "dora", "circulant"], [0.0, 0.1]), ("ia3", 0.0)]
-)
+@pytest.mark.parametrize(("kind", "p"), [*itertools.product(["lora", "dora", "circulant"], [0.0, 0.1]), ("ia3", 0.0)])
 def test_layers_are_as_precise_as_the_composed_path(kind, p, size, dtype):
     start = [*SIZES, LARGE].index(size)
     ranks = {"lora": 3, "dora": 2}.get(kind, 1)

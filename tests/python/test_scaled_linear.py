@@ -4,9 +4,10 @@
 
 import pytest
 import torch
-from core import Bound
 from test_scaled_columns import TYPES, assert_close
 from torch.nn import functional as F
+
+from core import Bound
 
 ops = torch.ops.veneer
 each_dtype = pytest.mark.parametrize("dtype", TYPES, ids=str)
@@ -39,7 +40,14 @@ def assert_gradients(got, expected, dtype, rows):
 @each_dtype
 @pytest.mark.parametrize(
     ("shape", "d_out", "bias"),
-    [((5,), 3, True), ((1, 1), 1, True), ((3, 7), 13, False), ((300, 127), 5, True), ((2, 3, 64), 96, True), ((70, 96), 64, False)],
+    [
+        ((5,), 3, True),
+        ((1, 1), 1, True),
+        ((3, 7), 13, False),
+        ((300, 127), 5, True),
+        ((2, 3, 64), 96, True),
+        ((70, 96), 64, False),
+    ],
     ids=str,
 )
 def test_values_and_gradients(shape, d_out, bias, dtype, l_dtype):
@@ -48,7 +56,11 @@ def test_values_and_gradients(shape, d_out, bias, dtype, l_dtype):
     y, plain = ops.scaled_linear(x, weight, b, l)
     found = (y, *torch.autograd.grad(y, (x, l), dy))
     assert [t.dtype for t in found] == [dtype, dtype, l.dtype]
-    assert_close(plain.detach(), F.linear(x.double(), weight.double(), None if b is None else b.double()).detach(), 2 * TYPES[dtype])
+    assert_close(
+        plain.detach(),
+        F.linear(x.double(), weight.double(), None if b is None else b.double()).detach(),
+        2 * TYPES[dtype],
+    )
     assert_gradients(found, exact(*given), dtype, x.numel() // shape[-1])
 
 

@@ -37,7 +37,8 @@ device::RowNorms Decomposition::row_norms(const at::Tensor& weight, const Params
   }
   const at::Tensor norms = matrix_->row_norms(w, params, scale_).clamp_min(smallest_norm);
   if (!magnitudes.defined()) return {norms, {}};
-  const at::Tensor rounded = wide(as(norms, magnitudes)).clamp_min(smallest_norm);
+  const bool exact = magnitudes.scalar_type() == norms.scalar_type();
+  const at::Tensor rounded = exact ? norms : wide(as(norms, magnitudes)).clamp_min(smallest_norm);
   return {rounded, wide(magnitudes) / rounded};
 }
 

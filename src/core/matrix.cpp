@@ -7,6 +7,7 @@
 #include "core/blocks.h"
 #include "core/products.h"
 #include "core/recording.h"
+#include "core/row_norms.h"
 #include "veneer/numeric.h"
 
 namespace veneer {
@@ -49,10 +50,16 @@ at::Tensor Matrix::merged(const at::Tensor& weight, const Params& params, double
 }
 
 at::Tensor Matrix::row_norms(const at::Tensor& weight, const Params& params, double scale) const {
-  const at::Tensor w = wide(weight);
-  if (form() != Form::factors) return at::linalg_vector_norm(w.add(as(dense(params), w), scale), 2, at::IntArrayRef{1});
-  // ||W + sBA||^2 row by row without the d_out x d_in product: ||W||^2 + 2s <W A^T, B> + s^2 <B A A^T, B>.
+  if (form() != Form::factors) {
+    const at::Tensor w = wide(weight);
+    return at::linalg_vector_norm(w.add(as(dense(params), w), scale), 2, at::IntArrayRef{1});
+  }
   const auto factors = prepare(params);
+  if (cpu::takes_row_norms(weight, factors[0], factors[1])) {
+    return cpu::row_norms(weight, factors[0], factors[1], scale);
+  }
+  const at::Tensor w = wide(weight);
+  // ||W + sBA||^2 row by row without the d_out x d_in product: ||W||^2 + 2s <W A^T, B> + s^2 <B A A^T, B>.
   const at::Tensor a = as(factors[0], w), b = as(factors[1], w);
   const at::Tensor inner = at::addmm(at::mm(w, a.t()), b, at::mm(a, a.t()), /*beta=*/2.0, /*alpha=*/scale);
   const at::Tensor base = at::linalg_vector_norm(w, 2, at::IntArrayRef{1}).square();

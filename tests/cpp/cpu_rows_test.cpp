@@ -5,6 +5,8 @@
 #include <gtest/gtest.h>
 #include <torch/torch.h>
 
+#include <algorithm>
+#include <cmath>
 #include <mutex>
 #include <set>
 #include <thread>
@@ -12,6 +14,8 @@
 #include "core/circulant_rows.h"
 #include "core/convolution_chain.h"
 #include "core/dropped.h"
+#include "core/limits.h"
+#include "core/row_norms.h"
 #include "core/thin.h"
 #include "support.h"
 
@@ -54,6 +58,7 @@ TEST_F(Threads, DoNotChangeResults) {
         h, again, sums, y, dx, slopes, cpu::circulant_product(x, columns, shape), cpu::summed(dropped, h, 1.0, true)};
     const ConvolutionChain chain(Convolution(96, true), Convolution(96), 96);
     all.push_back(chain.product(x, a, a, 96));
+    all.push_back(cpu::row_norms(x, a, torch::randn({777, 5}), 0.5));
     const at::Tensor trained = a.detach().requires_grad_();
     for (const at::Tensor& gradient : chain.pullback(x, dy, trained, a, true)) all.push_back(gradient);
     return all;
@@ -66,12 +71,14 @@ TEST_F(Threads, DoNotChangeResults) {
 class Rows : public testing::TestWithParam<at::ScalarType> {
  protected:
   static at::Tensor random(at::IntArrayRef sizes) { return torch::randn(sizes).to(GetParam()); }
-  // Relative to the largest number; rounded once.
+  // Relative to the largest number, or, where few are small by chance, to what sums of so many products are like;
+  // rounded once.
   static void expect_close(const at::Tensor& got, const at::Tensor& expected, int64_t terms) {
     ASSERT_EQ(got.sizes(), expected.sizes());
     const double unit = got.scalar_type() == at::kBFloat16 ? 4e-3 : got.scalar_type() == at::kHalf ? 5e-4 : 6e-8;
-    const double most = expected.abs().max().item<double>();
-    const double rounding = unit + 6e-8 * 4 * std::sqrt(static_cast<double>(terms));
+    const double like = std::sqrt(static_cast<double>(terms));
+    const double most = std::max(expected.abs().max().item<double>(), like);
+    const double rounding = unit + 6e-8 * 4 * like;
     EXPECT_LT((got.to(expected.scalar_type()) - expected).abs().max().item<double>(), 2 * rounding * most + 1e-12);
   }
 };
@@ -107,6 +114,28 @@ TEST_P(Rows, ThinProducts) {
     cpu::expand_into(y, h, a, 2.0, dropped, {}, {});
     expect_close(y, Dropped{product, seed, 0.25}.all(), r);
   }
+}
+
+TEST_P(Rows, Norms) {
+  for (const auto& [n, d, r] : {std::tuple{1, 1, 1}, {7, 5, 3}, {33, 127, 8}, {300, 40, 17}, {65, 768, 32}}) {
+    SCOPED_TRACE(testing::Message() << n << " x " << d << ", rank " << r);
+    const at::Tensor w = random({n, d}).abs();  // of one sign, so that nothing cancels
+    for (const at::ScalarType type : {at::kFloat, GetParam()}) {  // factors may be wider than the weight
+      const at::Tensor a = torch::rand({d, r}).to(type).t(), b = torch::rand({r, n}).to(type).t();
+      ASSERT_TRUE(cpu::takes_row_norms(w, a, b));
+      const at::Tensor sum = w.to(at::kDouble) + 0.5 * b.to(at::kDouble).mm(a.to(at::kDouble));
+      const at::Tensor norms = cpu::row_norms(w, a, b, 0.5);
+      EXPECT_EQ(norms.scalar_type(), at::kFloat);
+      expect_close(norms, at::linalg_vector_norm(sum, 2, at::IntArrayRef{1}), d);
+    }
+  }
+  const at::Tensor w = random({3, 4}), a = random({2, 4}), b = random({3, 2});
+  EXPECT_TRUE(at::equal(cpu::row_norms(torch::zeros({3, 4}), a, torch::zeros({3, 2}), 1.0), torch::zeros({3})));
+  EXPECT_FALSE(cpu::takes_row_norms(w.t(), a, b));
+  EXPECT_FALSE(cpu::takes_row_norms(w, a.to(at::kDouble), b));
+  EXPECT_FALSE(cpu::takes_row_norms(random({0, 4}), a, random({0, 2})));
+  const int64_t rank = limits().tiled_rank + 1;
+  EXPECT_FALSE(cpu::takes_row_norms(w, random({rank, 4}), random({3, rank})));
 }
 
 // Column j of a convolution's matrix is its signal moved on by j; what leaves at the end comes back, with the other

@@ -15,7 +15,7 @@ TARGETS = {"target_modules": ["0"]}
 CASES = {
     "lora": (veneer.LoraConfig(r=8, **TARGETS), 46),
     "lora with dropout": (veneer.LoraConfig(r=8, lora_dropout=0.1, **TARGETS), 49),
-    "dora": (veneer.LoraConfig(r=8, use_dora=True, **TARGETS), 102),
+    "dora": (veneer.LoraConfig(r=8, use_dora=True, **TARGETS), 81),
     "ia3": (veneer.IA3Config(feedforward_modules=[], **TARGETS), 38),
     "vera": (veneer.VeraConfig(r=16, **TARGETS), 107),
     "circulant": (veneer.SurmConfig(structure="circulant", form="single", **TARGETS), 52),

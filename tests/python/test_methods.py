@@ -209,7 +209,8 @@ def test_dora_norm_is_float32_under_autocast():
             return function(*args, **(kwargs or {}))
 
     x, w, b = inputs(torch.float32)
-    options = {"matrix": {"name": "low_rank", "rank": 2}, "decompose": True, "dropout": 0.1}  # dropout: not fused
+    # A rank whose norms torch's products serve, and dropout: not fused.
+    options = {"matrix": {"name": "low_rank", "rank": 70}, "decompose": True, "dropout": 0.1}
     bound = Bound.make("additive", options, 12, 8).to(torch.float32)
     with Recorder() as recorder, torch.autocast("cpu", torch.bfloat16):
         y = bound(x, weight=w, bias=b)

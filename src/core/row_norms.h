@@ -1,7 +1,7 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// The norms of a weight's rows with a low-rank update, on a CPU: tile after tile of the weight comes into the cache, and
-// is read once. Without gradients. On a GPU: device/thin.h.
+// The norms of a weight's rows with a low-rank update, on a CPU: tile after tile of the weight comes into the cache,
+// and is read once. Without gradients. On a GPU: device/thin.h.
 #pragma once
 
 #include <ATen/core/Tensor.h>

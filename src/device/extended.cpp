@@ -100,10 +100,9 @@ ExtendedGradients extended_gradients(const at::Tensor& dy, const at::Tensor& dh,
   const bool gained = layer.gain.g.defined(), rounded_gain = gained && layer.gain.rounded;
   const auto type = dy.options(), wide = type.dtype(at::kFloat);
   const Update update = update_of(dh, layer.a, /*p_turned=*/true);
-  ExtendedGradients result{
-      at::empty({n, d_in}, type),
-      dh.defined() ? at::empty({update.rank, d_in}, layer.rounded ? type : wide) : at::Tensor(),
-      gained ? at::empty({d_out}, rounded_gain ? type : wide) : at::Tensor()};
+  ExtendedGradients result{at::empty({n, d_in}, type),
+                           dh.defined() ? at::empty({update.rank, d_in}, layer.rounded ? type : wide) : at::Tensor(),
+                           gained ? at::empty({d_out}, rounded_gain ? type : wide) : at::Tensor()};
   const at::Tensor weight = gained ? scaled_rows(layer.weight, layer.gain.g) : layer.weight;
   const at::Tensor norms = floats(layer.gain.n);
   const at::Tensor shift = aligned(layer.bias);

@@ -1,7 +1,8 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // A frozen layer's product with a low-rank update in the same sum, or with a gain, or both
-// (kernels/cuda/extended_product.h). Without gradients. Without an update, h, p and their like are undefined, and ranks 0.
+// (kernels/cuda/extended_product.h). Without gradients. Without an update, h, p and their like are undefined, and ranks
+// 0.
 #pragma once
 
 #include <ATen/core/Tensor.h>

@@ -37,10 +37,10 @@ auto backward_op() {
 }
 
 void check(const Tensor& x, const Tensor& weight, const Tensor& l) {
-  VENEER_CHECK(x.dim() >= 1 && weight.dim() == 2 && x.sym_size(-1) == weight.sym_size(1) &&
-                   l.sym_numel() == weight.sym_size(0),
-               "scaled_linear", "expected x [*, d_in], weight [d_out, d_in] and d_out numbers in l, got ",
-               x.sym_sizes(), ", ", weight.sym_sizes(), " and ", l.sym_sizes());
+  VENEER_CHECK(
+      x.dim() >= 1 && weight.dim() == 2 && x.sym_size(-1) == weight.sym_size(1) && l.sym_numel() == weight.sym_size(0),
+      "scaled_linear", "expected x [*, d_in], weight [d_out, d_in] and d_out numbers in l, got ", x.sym_sizes(), ", ",
+      weight.sym_sizes(), " and ", l.sym_sizes());
 }
 
 Two forward(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, const Tensor& l) {
@@ -147,15 +147,12 @@ Tensor scaled_linear(const Tensor& x, const Tensor& weight, const Tensor& bias, 
 TORCH_LIBRARY_FRAGMENT(veneer, m) {
   const std::vector<at::Tag> tags{at::Tag::pt2_compliant_tag};
   m.def("scaled_linear(Tensor x, Tensor weight, Tensor? bias, Tensor l) -> (Tensor, Tensor)", tags);
-  m.def(
-      "scaled_linear_backward(Tensor dy, Tensor plain, Tensor weight, Tensor l, bool wants_x) -> (Tensor, Tensor)",
-      tags);
+  m.def("scaled_linear_backward(Tensor dy, Tensor plain, Tensor weight, Tensor l, bool wants_x) -> (Tensor, Tensor)",
+        tags);
 }
 TORCH_LIBRARY_IMPL(veneer, CPU, m) { m.impl("scaled_linear", forward), m.impl("scaled_linear_backward", backward); }
 TORCH_LIBRARY_IMPL(veneer, CUDA, m) { m.impl("scaled_linear", forward), m.impl("scaled_linear_backward", backward); }
-TORCH_LIBRARY_IMPL(veneer, Meta, m) {
-  m.impl("scaled_linear", meta), m.impl("scaled_linear_backward", backward_meta);
-}
+TORCH_LIBRARY_IMPL(veneer, Meta, m) { m.impl("scaled_linear", meta), m.impl("scaled_linear_backward", backward_meta); }
 TORCH_LIBRARY_IMPL(veneer, Autograd, m) { m.impl("scaled_linear", autograd); }
 TORCH_LIBRARY_IMPL(veneer, AutocastCPU, m) { m.impl("scaled_linear", autocast<at::kCPU>); }
 TORCH_LIBRARY_IMPL(veneer, AutocastCUDA, m) { m.impl("scaled_linear", autocast<at::kCUDA>); }

@@ -119,7 +119,7 @@ TEST_P(Rows, ThinProducts) {
 TEST_P(Rows, Norms) {
   for (const auto& [n, d, r] : {std::tuple{1, 1, 1}, {7, 5, 3}, {33, 127, 8}, {300, 40, 17}, {65, 768, 32}}) {
     SCOPED_TRACE(testing::Message() << n << " x " << d << ", rank " << r);
-    const at::Tensor w = random({n, d}).abs();  // of one sign, so that nothing cancels
+    const at::Tensor w = random({n, d}).abs();                    // of one sign, so that nothing cancels
     for (const at::ScalarType type : {at::kFloat, GetParam()}) {  // factors may be wider than the weight
       const at::Tensor a = torch::rand({d, r}).to(type).t(), b = torch::rand({r, n}).to(type).t();
       ASSERT_TRUE(cpu::takes_row_norms(w, a, b));

@@ -13,7 +13,7 @@ using namespace veneer::kernels::cuda;
 enum class Kind { forward, gained, turned, masked };
 struct Sums {
   bool taken = false, rounded = false, plain = false, plain_bias = false;  // taken: those of `other`
-  bool divided = false;  // those of plain, and rounded
+  bool divided = false;                                                    // those of plain, and rounded
 };
 struct Case {
   Kind kind;

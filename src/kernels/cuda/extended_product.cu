@@ -82,16 +82,15 @@ cudaError_t launch(const ExtendedProduct<T>& call, int processors, cudaStream_t 
   Maps maps{};
   const auto& c = call;
   const auto encode_two = [&](CUtensorMap* left, const T* x, CUtensorMap* right, const T* w, int64_t depth) {
-    return encode(left, x, c.rows, depth, tile_rows) &&
-           (forward ? encode(right, w, c.columns, depth, columns / cluster)
-                    : encode(right, w, depth, c.columns, slab / cluster));
+    return encode(left, x, c.rows, depth, tile_rows) && (forward ? encode(right, w, c.columns, depth, columns / cluster)
+                                                                 : encode(right, w, depth, c.columns, slab / cluster));
   };
   const bool updated = c.rank > 0;
-  const bool encoded = encode_two(&maps.x, c.x, &maps.w, c.w, c.depth) &&
-                       (updated ? encode_two(&maps.h, c.h, &maps.p, c.p, c.rank)
-                                : encode_two(&maps.h, c.x, &maps.p, c.w, c.depth)) &&
-                       encode(&maps.y, c.y, c.rows, c.columns, slab) &&
-                       (kind != Kind::gained || encode(&maps.plain, c.plain, c.rows, c.columns, slab));
+  const bool encoded =
+      encode_two(&maps.x, c.x, &maps.w, c.w, c.depth) &&
+      (updated ? encode_two(&maps.h, c.h, &maps.p, c.p, c.rank) : encode_two(&maps.h, c.x, &maps.p, c.w, c.depth)) &&
+      encode(&maps.y, c.y, c.rows, c.columns, slab) &&
+      (kind != Kind::gained || encode(&maps.plain, c.plain, c.rows, c.columns, slab));
   if (!encoded) return cudaErrorInvalidValue;
 
   Shape shape;
@@ -157,8 +156,7 @@ cudaError_t checked(const ExtendedProduct<T>& call, int columns, void* stream) {
       tiles<128, 1>(call) > most || reinterpret_cast<uintptr_t>(call.bias) % 4 != 0 ||
       reinterpret_cast<uintptr_t>(call.gain) % 8 != 0 || (call.gain != nullptr && !call.forward) ||
       (call.bias != nullptr && !call.forward) ||
-      (call.mask.seed != nullptr &&
-       (call.forward || call.rank == 0 || !extended_mask_supported(call.columns))) ||
+      (call.mask.seed != nullptr && (call.forward || call.rank == 0 || !extended_mask_supported(call.columns))) ||
       (call.sums.other != nullptr && call.rank == 0) ||
       (has_sums(call) && (call.forward || !extended_sums_supported(call.rows, call.columns, call.rank)))) {
     return cudaErrorInvalidValue;

@@ -42,10 +42,10 @@ struct ExtendedProduct {
   const T* bias;      // [columns], or null; only forward
   const float* gain;  // [columns], or null; only forward
   bool gained_bias;
-  Mask mask;          // only not forward, where extended_mask_supported
-  float kept_scale;   // with a mask
-  T* y;               // [rows, columns]
-  T* plain;           // with a gain: what y is without it, [rows, columns]
+  Mask mask;         // only not forward, where extended_mask_supported
+  float kept_scale;  // with a mask
+  T* y;              // [rows, columns]
+  T* plain;          // with a gain: what y is without it, [rows, columns]
   int64_t rows, depth, columns, rank;
   bool forward;
   ExtendedSums<T> sums;  // only not forward, where extended_sums_supported

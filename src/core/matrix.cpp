@@ -50,15 +50,13 @@ at::Tensor Matrix::merged(const at::Tensor& weight, const Params& params, double
 }
 
 at::Tensor Matrix::row_norms(const at::Tensor& weight, const Params& params, double scale) const {
-  if (form() != Form::factors) {
-    const at::Tensor w = wide(weight);
-    return at::linalg_vector_norm(w.add(as(dense(params), w), scale), 2, at::IntArrayRef{1});
-  }
-  const auto factors = prepare(params);
-  if (cpu::takes_row_norms(weight, factors[0], factors[1])) {
+  const bool is_product = form() == Form::factors;
+  const auto factors = is_product ? prepare(params) : std::vector<at::Tensor>();
+  if (is_product && cpu::takes_row_norms(weight, factors[0], factors[1])) {
     return cpu::row_norms(weight, factors[0], factors[1], scale);
   }
   const at::Tensor w = wide(weight);
+  if (!is_product) return at::linalg_vector_norm(w.add(as(dense(params), w), scale), 2, at::IntArrayRef{1});
   // ||W + sBA||^2 row by row without the d_out x d_in product: ||W||^2 + 2s <W A^T, B> + s^2 <B A A^T, B>.
   const at::Tensor a = as(factors[0], w), b = as(factors[1], w);
   const at::Tensor inner = at::addmm(at::mm(w, a.t()), b, at::mm(a, a.t()), /*beta=*/2.0, /*alpha=*/scale);

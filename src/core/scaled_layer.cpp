@@ -26,8 +26,9 @@ ScaledLayer::Output ScaledLayer::forward(const at::Tensor& x) const {
 
 ScaledLayer::Gradients ScaledLayer::backward(const at::Tensor& dy, const at::Tensor& plain, bool wants_x,
                                              bool rounded) const {
-  if (dy.size(0) == 0)
+  if (dy.size(0) == 0) {
     return {wants_x ? at::empty({0, weight.size(1)}, dy.options()) : at::Tensor(), at::zeros_like(l)};
+  }
   if (wants_x && in_product(dy) && device::takes_extended_gradients(dy, weight, {}, /*rank=*/0)) {
     const Gain gain{l, plain, {}, rounded};
     const auto found = device::extended_gradients(dy, {}, {weight, {}, {}, /*rounded=*/false, gain, {}});

@@ -1,11 +1,10 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
 // y = x w + h p as one product of depth K + R. A block's last warpgroup copies tiles of 64 of the depth into a ring in
-// shared memory, h and p first; the other two each multiply 64 rows of them. (Without an update, the first block of the
-// depth comes in the place of h and p.) Blocks stay and take one tile of y after
-// another, so the ring fills for the next tile while the last one is stored. The blocks of a cluster have the same
-// columns, and each copies its part of w for all. One thread copies; the other warps of its group sum up meanwhile
-// what gradients are wanted of the same rows.
+// shared memory, h and p first (without an update, the depth's first block in their place); the other two each multiply
+// 64 rows of them. Blocks stay and take one tile of y after another, so the ring fills for the next tile while the last
+// one is stored. The blocks of a cluster have the same columns, and each copies its part of w for all. One thread
+// copies; the other warps of its group sum up meanwhile what gradients are wanted of the same rows.
 #pragma once
 
 #include <cuda.h>
@@ -47,8 +46,8 @@ struct Maps {
 struct Shape {
   int rows, columns;
   int blocks;                   // of the depth, without what comes first
-  int steps;                    // of 16, of what comes first: the rank, or the depth's first block
-  int done;                     // blocks of the depth that come first: 1 without an update
+  int steps;                    // of 16, of what comes first: the rank or, without an update, a block of the depth
+  int done;                     // of the depth's blocks, by what comes first
   int row_tiles, column_tiles;  // row_tiles: of a cluster
 };
 

@@ -127,8 +127,9 @@ __global__ void __launch_bounds__(32 * warps) scale(const T* weight, int64_t col
   const int64_t first = static_cast<int64_t>(blockIdx.x) * columns;
   const float factor = g[blockIdx.x];
   if (columns % Pack<T>::size != 0) {  // a factor of an update
-    for (int64_t j = threadIdx.x; j < columns; j += 32 * warps)
+    for (int64_t j = threadIdx.x; j < columns; j += 32 * warps) {
       to[first + j] = narrow<T>(factor * wide(weight[first + j]));
+    }
     return;
   }
 #pragma unroll 2

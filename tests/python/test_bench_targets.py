@@ -84,7 +84,7 @@ def test_a_relative_target_is_read_from_the_other_row_of_the_run(start, variant,
 
 def test_a_gpu_has_targets_of_its_own():
     ids = [case.id for case in targets.target_cases("cuda")]
-    assert len(ids) == len(set(ids)) == 16
+    assert len(ids) == len(set(ids)) == 17
     assert not set(ids) & {case.id for case in targets.target_cases()}
     rows = [fake(t.case, OURS, device="cuda", step_tax_median=0.18) for t in targets.targets("cuda")]
     as_set = targets.as_set({"device": "cuda", "amx": False})

@@ -43,6 +43,7 @@ CONFIG_ROWS: dict[str, list[tuple[str, dict[str, Any]]]] = {
 # Variants that the sweeps leave out: those of the GPU's targets (bench/targets.py).
 GPU_ROWS: list[tuple[str, str, dict[str, Any]]] = [
     ("lora-r16", "LORA", {"r": 16, "lora_alpha": 32}),
+    ("lora-r4", "LORA", {"r": 4, "lora_alpha": 8}),  # no multiple of eight: zeros go with it
     ("dora-r16", "LORA", {"r": 16, "lora_alpha": 32, "use_dora": True}),
     ("bottleneck-r64", "BOTTLENECK", {"bottleneck_size": 64}),
 ]

@@ -92,7 +92,7 @@ def _without_target(device: str) -> list[Case]:
         Case(variant(name), "bfloat16", "float32", p, model="minilm-random", targets="all") for name, p in adapters
     ]
     small = [_large(name, p, d=768) for name, p in [*adapters, ("bottleneck-r64", 0.0), ("ia3", 0.0)]]
-    return [_large("ia3"), *small, *models]
+    return [_large("ia3"), _large("lora-r4"), *small, *models]
 
 
 def _on_the_cpu() -> list[Target]:

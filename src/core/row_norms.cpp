@@ -13,7 +13,6 @@
 #include "device/plain.h"
 #include "kernels/cpu/dot.h"
 #include "kernels/cpu/thin_product.h"
-#include "kernels/cpu/vector.h"
 
 namespace veneer::cpu {
 
@@ -21,14 +20,12 @@ bool takes_row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Te
   const auto takes = [](const at::Tensor& t) {
     return !device::is_wrapped(t) && device::on_cpu(t) && wide_type(t.scalar_type()) == at::kFloat;
   };
-  return takes(weight) && takes(a) && takes(b) && takes_rows(weight) && a.size(0) > 0 &&
+  return !device::is_wrapped(weight) && takes_rows(weight) && takes(a) && takes(b) && a.size(0) > 0 &&
          a.size(0) <= limits().tiled_rank;
 }
 
 at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale) {
   const int64_t d = weight.size(1), r = a.size(0), width = padded(r);
-  constexpr int64_t lanes = kernels::cpu::lanes, numbers = 16 << 10, most = 64;
-  const int64_t high = std::clamp(numbers / d / lanes * lanes, lanes, most);
   const auto s = static_cast<float>(scale);
   // ||w + s b a||^2 = ||w||^2 + s b (2 w a^T + s b a a^T)^T, of a row w and a row b.
   const at::Tensor wide_a = wide(a), left = as_float(b);
@@ -36,7 +33,7 @@ at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Te
   const at::Tensor squares = turned_and_padded(at::mm(wide_a, wide_a.t()), scale);
   at::Tensor norms = at::empty({weight.size(0)}, left.options());
   for_type(weight, [&]<class T>(T) {
-    by_tiles(weight, high, [&](const Tile& tile) {
+    by_tiles(weight, tile_height(16 << 10, d), [&](const Tile& tile) {
       const int64_t n = tile.rows;
       const float* const rows = widened(in<T>(weight) + tile.begin * d, n * d, 0);
       const float* const own = in<float>(left) + tile.begin * r;

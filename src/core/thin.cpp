@@ -12,14 +12,11 @@
 namespace veneer::cpu {
 namespace {
 
-using kernels::cpu::lanes;
-
-// Rows of a tile: a multiple of what the product takes at once, and few enough for the second-level cache, where
-// numbers of 16 bits that stay so need half the room; more of them where sums of a higher rank are read and written for
-// each tile.
+// Rows of a tile: few enough for the second-level cache, where numbers of 16 bits that stay so need half the room; more
+// of them where sums of a higher rank are read and written for each tile.
 int64_t tile_rows(const at::Tensor& x, int64_t r) {
-  const int64_t few = takes_pairs(x) ? 32 << 10 : 16 << 10, numbers = r <= 16 ? few : 48 << 10, most = 64;
-  return std::clamp(numbers / x.size(1) / lanes * lanes, lanes, most);
+  const int64_t few = takes_pairs(x) ? 32 << 10 : 16 << 10;
+  return tile_height(r <= 16 ? few : 48 << 10, x.size(1));
 }
 
 // What is computed of the tiles of x: h = scale * dropout(x) factor^T, or sums = left^T dropout(x), or both; the others

@@ -5,6 +5,7 @@
 
 #include <ATen/ATen.h>
 
+#include <algorithm>
 #include <type_traits>
 
 #include "core/tiles.h"
@@ -20,6 +21,12 @@ namespace veneer::cpu {
 inline int64_t padded(int64_t r) {
   constexpr int64_t lanes = kernels::cpu::lanes;
   return (r + lanes - 1) / lanes * lanes;
+}
+
+// Rows of a tile of about so many numbers, d to a row: a multiple of what the product takes at once.
+inline int64_t tile_height(int64_t numbers, int64_t d) {
+  constexpr int64_t lanes = kernels::cpu::lanes, most = 64;
+  return std::clamp(numbers / d / lanes * lanes, lanes, most);
 }
 
 template <class T>

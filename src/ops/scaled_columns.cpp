@@ -94,9 +94,12 @@ Tensor autograd(const Tensor& t, const Tensor& l) { return ScaledColumnsFunction
 }  // namespace
 
 Tensor scaled_columns(const Tensor& t, const Tensor& l) {
-  const bool narrower =
-      c10::promoteTypes(wide_type(t.scalar_type()), wide_type(l.scalar_type())) != wide_type(t.scalar_type());
-  return narrower || !takes_op(t, {l}) ? composed(t, l) : forward_op().call(t, l);
+  return is_wider(l, t) || !takes_op(t, {l}) ? composed(t, l) : forward_op().call(t, l);
+}
+
+bool is_wider(const Tensor& l, const Tensor& t) {
+  const auto type = wide_type(t.scalar_type());
+  return c10::promoteTypes(type, wide_type(l.scalar_type())) != type;
 }
 
 Tensor column_of(const Tensor& l) { return wide(l.dim() == 1 ? l : l.flatten()); }

@@ -12,7 +12,9 @@ namespace veneer {
 // each way, but where `takes_op` says no.
 at::Tensor scaled_columns(const at::Tensor& t, const at::Tensor& l);
 
-// l as [d], in float32 at least.
+// What other ops with such a vector share: whether l is wider than what t is computed in, which they leave to the
+// definition; and l as [d], in float32 at least.
+bool is_wider(const at::Tensor& l, const at::Tensor& t);
 at::Tensor column_of(const at::Tensor& l);
 
 }  // namespace veneer

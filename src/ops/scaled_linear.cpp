@@ -129,12 +129,10 @@ Two autocast(const Tensor& x, const Tensor& weight, const OptionalTensor& bias, 
 
 // Whether the op computes what the two calls do: autocast gives a layer one dtype, and l may not be wider.
 bool serves(const Tensor& x, const Tensor& weight, const Tensor& bias, const Tensor& l) {
-  const auto trained = [](const Tensor& t) { return t.defined() && t.requires_grad() && at::GradMode::is_enabled(); };
-  if (trained(weight) || trained(bias) || !takes_op(x, {l})) return false;
-  const auto type = x.scalar_type(), wider = wide_type(type);
+  if (requires_gradient(weight) || requires_gradient(bias) || is_wider(l, x) || !takes_op(x, {l})) return false;
+  const auto type = x.scalar_type();
   const bool one_dtype = weight.scalar_type() == type && (!bias.defined() || bias.scalar_type() == type);
-  return c10::promoteTypes(wider, wide_type(l.scalar_type())) == wider &&
-         (one_dtype || at::autocast::is_autocast_enabled(x.device().type()));
+  return one_dtype || at::autocast::is_autocast_enabled(x.device().type());
 }
 
 }  // namespace

@@ -11,11 +11,8 @@
 #include "veneer/registry.h"
 
 namespace veneer {
-namespace {
 
 bool requires_gradient(const at::Tensor& t) { return t.defined() && t.requires_grad() && at::GradMode::is_enabled(); }
-
-}  // namespace
 
 bool takes_op(const at::Tensor& x, at::TensorList params) {
   if (composed_only()) return false;

@@ -11,6 +11,9 @@ namespace veneer {
 // a transform of torch.func or a forward-mode gradient has to see each operation.
 bool takes_op(const at::Tensor& x, at::TensorList params);
 
+// Whether autograd would record a gradient of t, which may be undefined.
+bool requires_gradient(const at::Tensor& t);
+
 // Whether a call may take a method's fused path; if not it goes through Method::forward, which autograd differentiates:
 // where `takes_op` says no, the method has no fused path, the base's weight is trained, or x and the base have
 // different dtypes.

@@ -66,14 +66,14 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
   if (wants_x) result.x = at::empty_like(x);
   const int64_t n = x.size(0), m = z.size(1), d_out = dy.size(1);
   const auto type = x.options(), wide = type.dtype(at::kFloat);
-  const at::Tensor dz = at::empty_like(z);
-  at::Tensor active, dz_parts, space;
+  at::Tensor dz, active, dz_parts, space;
+  const at::Tensor input = aligned(x);
   const at::Tensor down = aligned(layer.down), up = aligned(layer.up), slopes = aligned(dy), under = aligned(residual);
   const at::Tensor kept = aligned(z);
   for_16_bit(x.scalar_type(), [&]<class T>(T) {
     auto call = product<T>(layer, slopes, kept);
     call.forward = false;
-    call.dz = out<T>(dz);
+    call.input = in<T>(input);
     call.first = in<T>(up), call.first_scale = static_cast<float>(layer.up_scale);
     call.second = in<T>(down), call.second_scale = static_cast<float>(layer.down_scale);
     if (wants_x) call.base = in<T>(under), call.y = out<T>(result.x), call.columns = x.size(1);
@@ -82,16 +82,17 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
       call.workspace = space.mutable_data_ptr();
       const auto given = layer.rounded ? type : wide;
       result.up = at::empty({d_out, m}, given);
+      result.down = at::empty({m, x.size(1)}, given);
       if (layer.up_bias.defined()) result.up_bias = at::empty({d_out}, given);
       if (layer.down_bias.defined()) result.down_bias = at::empty({m}, given);
       const auto give = [&]<class To>(cuda::NarrowSums<To>& sums) {
-        sums = {out<To>(result.up), out<To>(result.up_bias), out<To>(result.down_bias)};
+        sums = {out<To>(result.up), out<To>(result.down), out<To>(result.up_bias), out<To>(result.down_bias)};
       };
       layer.rounded ? give(call.rounded_sums) : give(call.sums);
     } else {
-      active = at::empty({n, m + 8}, type);
+      dz = at::empty_like(z), active = at::empty({n, m + 8}, type);
       if (layer.down_bias.defined()) dz_parts = at::empty({cuda::narrow_blocks(n), m}, wide);
-      call.active = out<T>(active), call.dz_parts = out<float>(dz_parts);
+      call.dz = out<T>(dz), call.active = out<T>(active), call.dz_parts = out<float>(dz_parts);
     }
     check(cuda::narrow_product(call, stream()));
   });
@@ -101,7 +102,7 @@ NarrowLayer::Gradients narrow_backward(const NarrowLayer& layer, const at::Tenso
     if (layer.up_bias.defined()) result.up_bias = sums.select(0, m);
     if (layer.down_bias.defined()) result.down_bias = dz_parts.sum(0);
   }
-  result.down = scaled(at::mm(dz.t(), x), layer.down_scale);
+  if (dz.defined()) result.down = scaled(at::mm(dz.t(), x), layer.down_scale);
   return result;
 }
 

@@ -91,7 +91,9 @@ struct Inputs {
         shift(random, c.m, 0.5),
         bias(random, c.columns, 0.5),
         base(random, c.base == Base::other ? c.rows * c.columns : 0, 1),
-        z(random, forward ? 0 : c.rows * c.m, 1.5) {
+        z(random, forward ? 0 : c.rows * c.m, 1.5),
+        input(random, forward ? 0 : c.rows * c.columns, 1) {
+    call.input = input.data();
     call.x = x.data(), call.first = first.data(), call.second = second.data(), call.z = z.data();
     if (c.added && forward) call.shift = shift.data();
     if (c.added) call.bias = bias.data();
@@ -102,7 +104,7 @@ struct Inputs {
   }
 
   Random random{1};
-  Input<T> x, first, second, shift, bias, base, z;
+  Input<T> x, first, second, shift, bias, base, z, input;
   NarrowProduct<T> call{};
 };
 
@@ -115,8 +117,8 @@ struct Results {
     if (call.forward) call.z = z.data();
     call.dz = dz.data();
     if (sums_bytes > 0) {
-      std::get<NarrowSums<To>&>(std::tie(call.sums, call.rounded_sums)) = {up.data(), c.all ? x_sum.data() : nullptr,
-                                                                           c.all ? dz_sum.data() : nullptr};
+      std::get<NarrowSums<To>&>(std::tie(call.sums, call.rounded_sums)) = {
+          up.data(), down.data(), c.all ? x_sum.data() : nullptr, c.all ? dz_sum.data() : nullptr};
       call.workspace = workspace.data();
     } else {
       call.active = active.data();
@@ -132,7 +134,7 @@ struct Results {
       return left.empty() || std::memcmp(left.data(), right.data(), left.size() * sizeof(left[0])) == 0;
     };
     return same(y, other.y) && same(z, other.z) && same(dz, other.dz) && same(active, other.active) &&
-           same(dz_parts, other.dz_parts) && same(up, other.up) && same(x_sum, other.x_sum) &&
+           same(dz_parts, other.dz_parts) && same(up, other.up) && same(down, other.down) && same(x_sum, other.x_sum) &&
            same(dz_sum, other.dz_sum);
   }
 
@@ -140,7 +142,7 @@ struct Results {
   int64_t sums_bytes;
   Memory<T> y{c.rows * c.columns}, z{c.rows * c.m}, dz{c.rows * c.m}, active{c.rows * (c.m + 8)};
   Memory<float> dz_parts{narrow_blocks(c.rows) * c.m};
-  Memory<To> up{c.depth * c.m}, x_sum{c.depth}, dz_sum{c.m};
+  Memory<To> up{c.depth * c.m}, down{c.m * c.columns}, x_sum{c.depth}, dz_sum{c.m};
 };
 
 // A rounding, and what kernels sum in float32, which is far less.
@@ -161,6 +163,10 @@ void expect_sums(const Case& c, const Inputs<T>& in, const Values& dz, const Res
     const Values x = turned(in.x.values, c.rows, c.depth);
     const Values up = product(x, turned(active, c.rows, c.m), c.depth, c.rows, c.m, first_scale);
     EXPECT_TRUE(near(results.up.read(), up, allowed)) << "sums.up";
+    const Values own_dz = results.dz.read();  // as it was rounded
+    const Values down = product(turned(own_dz, c.rows, c.m), turned(in.input.values, c.rows, c.columns), c.m, c.rows,
+                                c.columns, second_scale);
+    EXPECT_TRUE(near(results.down.read(), down, allowed)) << "sums.down";
     if (!c.all) return;
     EXPECT_TRUE(near(results.x_sum.read(), sums_over(c.rows, in.x.values, c.depth), allowed)) << "sums.x";
     EXPECT_TRUE(near(results.dz_sum.read(), sums_over(c.rows, dz, c.m), allowed)) << "sums.dz";

@@ -113,3 +113,4 @@ def test_wide_bottlenecks_read_their_rows_once(d):
 
     launched = kernels_of(step)
     assert count(launched, "shared_rows::Maps") == 2, launched
+    assert count(launched, "shared_rows::Total<") == 1, launched  # of all sums; no product by a library

@@ -200,6 +200,25 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&left)[4
 }
 
 #undef VENEER_LEFT_PRODUCT
+
+// The same with the left side from shared memory, its rows along the product's depth: 64 numbers of each are a column.
+#define VENEER_TURNED_PRODUCT(type)                                               \
+  asm volatile(                                                                   \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %66, 0;\n"                                \
+      "wgmma.mma_async.sync.aligned.m64n128k16.f32." type "." type " {" VENEER_60 \
+      "%60, %61, %62, %63}, %64, %65, p, 1, 1, 1, 1;\n}"                          \
+      : VENEER_SUM32(0), VENEER_SUM32(32)                                         \
+      : "l"(left), "l"(right), "r"(add))
+template <bool bf16>
+__device__ __forceinline__ void product_of_turned(float (&d)[64], uint64_t left, uint64_t right, int add) {
+  if constexpr (bf16) {
+    VENEER_TURNED_PRODUCT("bf16");
+  } else {
+    VENEER_TURNED_PRODUCT("f16");
+  }
+}
+
+#undef VENEER_TURNED_PRODUCT
 #undef VENEER_PRODUCTS
 #undef VENEER_PRODUCT
 #undef VENEER_SUM32
@@ -224,6 +243,25 @@ __device__ __forceinline__ void product(float (&d)[64], const uint32_t (&left)[4
       : "r"(left[0]), "r"(left[1]), "r"(left[2]), "r"(left[3]), "l"(right), "r"(add))
 template <bool bf16>
 __device__ __forceinline__ void product(float (&d)[16], const uint32_t (&left)[4], uint64_t right, int add) {
+  if constexpr (bf16) {
+    VENEER_PRODUCT("bf16");
+  } else {
+    VENEER_PRODUCT("f16");
+  }
+}
+#undef VENEER_PRODUCT
+
+// The same with the left side from shared memory, its rows along the product's depth: 64 numbers of each are a column.
+#define VENEER_PRODUCT(type)                                                                                        \
+  asm volatile(                                                                                                     \
+      "{\n.reg .pred p;\nsetp.ne.b32 p, %18, 0;\n"                                                                  \
+      "wgmma.mma_async.sync.aligned.m64n32k16.f32." type "." type                                                   \
+      " {%0, %1, %2, %3, %4, %5, %6, %7, %8, %9, %10, %11, %12, %13, %14, %15}, %16, %17, p, 1, 1, 1, 0;\n}"        \
+      : "+f"(d[0]), "+f"(d[1]), "+f"(d[2]), "+f"(d[3]), "+f"(d[4]), "+f"(d[5]), "+f"(d[6]), "+f"(d[7]), "+f"(d[8]), \
+        "+f"(d[9]), "+f"(d[10]), "+f"(d[11]), "+f"(d[12]), "+f"(d[13]), "+f"(d[14]), "+f"(d[15])                    \
+      : "l"(left), "l"(right), "r"(add))
+template <bool bf16>
+__device__ __forceinline__ void product_of_turned(float (&d)[16], uint64_t left, uint64_t right, int add) {
   if constexpr (bf16) {
     VENEER_PRODUCT("bf16");
   } else {

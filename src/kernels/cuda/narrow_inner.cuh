@@ -20,8 +20,8 @@ struct Small {
   T* dz;
   T* active;
   float* dz_parts;
-  float* up_parts;  // [clusters, m, columns] and [clusters, columns]: of shared_rows_kernel.cuh, backward
-  float* dy_parts;
+  // Of shared_rows_kernel.cuh, backward: two of [clusters, m, columns], and [clusters, columns].
+  float *up_parts, *down_parts, *dy_parts;
   const T* bias;
   int rows, m, columns;
   int blocks, chunks;  // of 64: of the depth, of the columns
@@ -54,7 +54,8 @@ __device__ __forceinline__ uint32_t load_z(const Small<T>& call, int row, int pa
 
 template <class T>
 __device__ __forceinline__ void store_inner(const Small<T>& call, T* to, int row, int pair, uint32_t two) {
-  if (row < call.rows && 2 * pair < call.m) store_pair(to + static_cast<int64_t>(row) * call.m + 2 * pair, two);
+  if (to == nullptr || row >= call.rows || 2 * pair >= call.m) return;
+  store_pair(to + static_cast<int64_t>(row) * call.m + 2 * pair, two);
 }
 
 // The inner numbers of two neighbouring columns, from their sums, also to memory; z is known before, backward.

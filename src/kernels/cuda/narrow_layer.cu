@@ -26,6 +26,7 @@ Small<T> small_of(const NarrowProduct<T>& c) {
           c.active,
           c.dz_parts,
           /*up_parts=*/nullptr,
+          /*down_parts=*/nullptr,
           /*dy_parts=*/nullptr,
           c.bias,
           static_cast<int>(c.rows),
@@ -62,7 +63,8 @@ struct SharedRows {
   static constexpr auto function = shared_rows::kernel<T, forward, cluster>;
 
   static ClusterLaunch launch(int64_t clusters, cudaStream_t stream = nullptr) {
-    return {cluster, clusters, shared_rows::threads, shared_rows::Plan<forward>::shared_bytes, stream};
+    using P = shared_rows::Plan<forward>;
+    return {cluster, clusters, P::threads, P::shared_bytes, stream};
   }
   static cudaError_t allow() {
     const cudaError_t error = cudaFuncSetAttribute(function, cudaFuncAttributeMaxDynamicSharedMemorySize,
@@ -91,8 +93,8 @@ template <class T>
 void add_up_sums(const NarrowProduct<T>& c, const Small<T>& small, int clusters, int blocks, cudaStream_t stream) {
   const auto to = [&](const auto& sums) {
     using To = std::remove_pointer_t<decltype(sums.up)>;
-    launch_total(shared_rows::Total<To>{small.up_parts, small.dy_parts, small.dz_parts, clusters, blocks, small.m,
-                                        small.columns, c.first_scale, sums},
+    launch_total(shared_rows::Total<To>{small.up_parts, small.down_parts, small.dy_parts, small.dz_parts, clusters,
+                                        blocks, small.m, small.columns, c.first_scale, c.second_scale, sums},
                  stream);
   };
   c.rounded_sums.up != nullptr ? to(c.rounded_sums) : to(c.sums);
@@ -101,7 +103,8 @@ void add_up_sums(const NarrowProduct<T>& c, const Small<T>& small, int clusters,
 template <bool forward, int cluster, class T>
 cudaError_t launch_shared(const NarrowProduct<T>& c, cudaStream_t stream) {
   using Launch = SharedRows<T, forward, cluster>;
-  const bool has_sums = c.workspace != nullptr && (c.sums.up != nullptr || c.rounded_sums.up != nullptr);
+  const auto is_given = [](const auto& sums) { return sums.up != nullptr && sums.down != nullptr; };
+  const bool has_sums = c.workspace != nullptr && c.input != nullptr && (is_given(c.sums) || is_given(c.rounded_sums));
   if (!forward && !has_sums) return cudaErrorInvalidValue;
   if (const cudaError_t error = Launch::allow(); error != cudaSuccess) return error;
   constexpr int high = shared_rows::tile_rows;
@@ -111,17 +114,17 @@ cudaError_t launch_shared(const NarrowProduct<T>& c, cudaStream_t stream) {
       (forward
            ? encode(&maps.first, c.first, c.m, c.depth, slab) && encode(&maps.second, c.second, c.columns, c.m, slab)
            : encode(&maps.first, c.first, c.depth, c.m, slab) && encode(&maps.second, c.second, c.m, c.columns, slab) &&
-                 encode(&maps.z, c.z, c.rows, c.m, high));
+                 encode(&maps.z, c.z, c.rows, c.m, high) && encode(&maps.input, c.input, c.rows, c.columns, high));
   if (!encoded) return cudaErrorInvalidValue;
   const int64_t clusters = clusters_of<forward, cluster>(c);
   Small<T> small = small_of(c);
   if (!forward) {
     small.up_parts = static_cast<float*>(c.workspace);
-    if (c.sums.x != nullptr || c.rounded_sums.x != nullptr) {
-      small.dy_parts = small.up_parts + clusters * c.m * c.depth;
-    }
+    small.down_parts = small.up_parts + clusters * c.m * c.depth;
+    float* const others = small.down_parts + clusters * c.m * c.depth;
+    if (c.sums.x != nullptr || c.rounded_sums.x != nullptr) small.dy_parts = others;
     const bool sums_dz = c.sums.dz != nullptr || c.rounded_sums.dz != nullptr;
-    small.dz_parts = sums_dz ? small.up_parts + clusters * (c.m + 1) * c.depth : nullptr;
+    small.dz_parts = sums_dz ? others + clusters * c.depth : nullptr;
   }
   const ClusterLaunch launch = Launch::launch(clusters, stream);
   const auto tiles = static_cast<int>(parts(c.rows, high));
@@ -196,7 +199,7 @@ int64_t narrow_sums_bytes(const NarrowProduct<T>& call) {
       return 0;
     } else {
       const int64_t clusters = clusters_of<forward, cluster>(call);
-      return clusters * ((call.m + 1) * call.depth + cluster * call.m) * static_cast<int64_t>(sizeof(float));
+      return clusters * ((2 * call.m + 1) * call.depth + cluster * call.m) * static_cast<int64_t>(sizeof(float));
     }
   });
 }

@@ -14,30 +14,32 @@ enum class Nonlinearity : int { gelu, gelu_tanh, relu, silu, tanh };
 
 constexpr int64_t narrow_inner = 64;  // the most inner numbers m
 
-// The sums over all rows: of first_scale * x^T act(z), of x and of dz.
+// The sums over all rows: of first_scale * x^T act(z), of second_scale * dz^T input, of x and of dz.
 template <class To>
 struct NarrowSums {
-  To* up;  // [depth, m]
-  To* x;   // [depth], or null
-  To* dz;  // [m], or null
+  To* up;    // [depth, m]
+  To* down;  // [m, columns]
+  To* x;     // [depth], or null
+  To* dz;    // [m], or null
 };
 
 // forward:      z  = first_scale * x first^T + shift,      y = base + bias + second_scale * act(z) second^T
 //               first [m, depth], second [columns, m]; z is written
 // not forward:  dz = act'(z) * (first_scale * x first),    y = base + bias + second_scale * dz second
-//               first [depth, m], second [m, columns]; z is read, dz is written, and where narrow_sums_bytes says so
-//               the sums that are the gradients of `first` and of the biases; elsewhere `active`, for a product with x
-//               that is those of x, and dz_parts
+//               first [depth, m], second [m, columns]; z is read, and where narrow_sums_bytes says so the sums are
+//               taken that are the gradients of both weights and of the biases; elsewhere dz is written, and `active`,
+//               for a product with x that is those of `first` and x, and dz_parts
 // All contiguous and aligned to 16 bytes. y may be none of the others, and null with no columns. x is read once where
 // it is the base and has 1025 to 4096 columns (backward, without a bias), otherwise twice. Results are the same from
 // run to run.
 template <class T>
 struct NarrowProduct {
-  const T* x;  // [rows, depth]
+  const T* x;      // [rows, depth]
+  const T* input;  // [rows, columns], for sums: the layer's
   const T* first;
   const T* shift;          // [m], or null
   T* z;                    // [rows, m]
-  T* dz;                   // [rows, m]
+  T* dz;                   // [rows, m], or null with sums
   T* active;               // [rows, m + 8]: act(z), a one, and zeros
   float* dz_parts;         // [narrow_blocks(rows), m]: of dz over the rows of a block, or null
   NarrowSums<float> sums;  // or

@@ -6,15 +6,16 @@
 //   copies     one thread loads it (`full`),
 //   first      multiplies it; the sums of each row go to the block of the cluster that has this row (`sums_full`),
 //   middle     adds them up, block by block, and sends the row's inner numbers to all blocks (`inner_full`),
-//   sums       meanwhile, backward, multiplies it with act(z), which lies beside it, and keeps the result (`summed`),
+//   up sums    meanwhile, backward, multiplies it with act(z), which lies beside it, and keeps the result (`summed`),
 //   second     multiplies the inner numbers and adds the result to the tile where it is (`ready`),
+//   down sums  meanwhile, backward, multiplies them with the layer's input,
 //   copies     another thread stores it (`empty`).
 // Blocks stay and take one tile after another. The buffers of sums and of inner numbers are two or three, and safe by
-// this: a block sends sums of a tile once its `second` has multiplied the inner numbers of the tile that had the same
-// buffers before (`inner_free`). So whoever has all blocks' sums of a tile may overwrite those inner numbers in each of
-// them; and as they had come from all blocks, their `middle` has read the sums, and z, of the earlier tile. Left sides
-// of products are the weights, or act(z): inner numbers or columns of y are the rows of what is summed, and rows of x
-// its columns, or its depth.
+// this: a block sends sums of a tile once its `second` and `down sums` have multiplied the inner numbers of the tile
+// that had the same buffers before (`inner_free`). So whoever has all blocks' sums of a tile may overwrite those inner
+// numbers in each of them; and as they had come from all blocks, their `middle` has read the sums, and z, of the
+// earlier tile. Left sides of products are the weights, or act(z): inner numbers or columns of y are the rows of what
+// is summed, and rows of x its columns, or its depth.
 #pragma once
 
 #include <cuda.h>
@@ -39,8 +40,7 @@ __device__ __forceinline__ void run_first(const Memory<forward>& memory, int til
   using namespace hopper;
   constexpr int slabs = Plan<forward>::slabs, own_rows = tile_rows / cluster;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32;
-  uint32_t left[slabs][slab / 16][4];
-  take_weight(left, memory, 0);
+  Weight<forward> left(memory, 0);
 
   // Where this thread's sums of rows 8j + 2 (lane % 4) and one more go: four numbers, of two inner numbers each.
   Memory<forward> owners[tile_rows / 8];
@@ -61,8 +61,7 @@ __device__ __forceinline__ void run_first(const Memory<forward>& memory, int til
     for (int i = 0; i < slabs; ++i) {
 #pragma unroll
       for (int step = 0; step < slab / 16; ++step) {
-        product<std::is_same_v<T, Bf16>>(sum, left[i][step], right + i * (tile_slab_bytes / 16) + step * 2,
-                                         i + step > 0);
+        left.template multiply<T>(sum, i, step, right + i * (tile_slab_bytes / 16) + step * 2, i + step > 0);
       }
     }
     product_commit();
@@ -81,11 +80,9 @@ template <class T, bool forward, int cluster>
 __device__ __forceinline__ void run_second(const Memory<forward>& memory, const Small<T>& call, int tiles,
                                            int own_slabs, int rank) {
   using namespace hopper;
-  constexpr bool bf16 = std::is_same_v<T, Bf16>;
   constexpr int slabs = Plan<forward>::slabs;
   const int thread = threadIdx.x % 128, lane = threadIdx.x % 32, warp = thread / 32;
-  uint32_t left[slabs][slab / 16][4];
-  take_weight(left, memory, 1);
+  Weight<forward> left(memory, 1);
 
   // This thread has two columns of each slab, this and that eight further.
   const auto column_of = [&](int i) { return (rank * own_slabs + i) * slab + warp * 16 + lane / 4; };
@@ -127,17 +124,17 @@ __device__ __forceinline__ void run_second(const Memory<forward>& memory, const 
     const auto multiply = [&](float(&to)[tile_rows / 2], int i) {
       product_fence();
 #pragma unroll
-      for (int step = 0; step < slab / 16; ++step) product<bf16>(to, left[i][step], right + step * 2, step > 0);
+      for (int step = 0; step < slab / 16; ++step) left.template multiply<T>(to, i, step, right + step * 2, step > 0);
       product_commit();
     };
     multiply(sum[0], 0);
 #pragma unroll
     for (int i = 0; i < slabs; ++i) {
       const uint32_t at = memory.stage(stage) + i * tile_slab_bytes + own;
-      constexpr int halves = tile_rows / 16;
-      uint32_t matrices[halves][4];
+      constexpr int halves = tile_rows / 16, at_once = forward ? halves : 1;
+      uint32_t matrices[at_once][4];
 #pragma unroll
-      for (int half = 0; half < halves; ++half) load_blocks<true>(matrices[half], at + half * 16 * row_bytes);
+      for (int half = 0; half < at_once; ++half) load_blocks<true>(matrices[half], at + half * 16 * row_bytes);
       if (i + 1 < slabs) {
         multiply(sum[(i + 1) % 2], (i + 1) % slabs);
         product_wait<1>();
@@ -150,16 +147,17 @@ __device__ __forceinline__ void run_second(const Memory<forward>& memory, const 
       const float2 shift = unpack<T>(bias[i]);
 #pragma unroll
       for (int half = 0; half < halves; ++half) {
+        if (half >= at_once) load_blocks<true>(matrices[half % at_once], at + half * 16 * row_bytes);
 #pragma unroll
         for (int k = 0; k < 4; ++k) {
-          uint32_t& two = matrices[half][k];
+          uint32_t& two = matrices[half % at_once][k];
           const float* const more = own_sum + 8 * half + 2 * k;
           const float2 under = unpack<T>(two);
           const float shifted = k % 2 == 0 ? shift.x : shift.y;
           two = pack<T>(call.second_scale * more[0] + (under.x + shifted),
                         call.second_scale * more[1] + (under.y + shifted));
         }
-        store_turned(at + half * 16 * row_bytes, matrices[half]);
+        store_turned(at + half * 16 * row_bytes, matrices[half % at_once]);
       }
     }
     async_fence();
@@ -186,7 +184,7 @@ __device__ __forceinline__ void run_second(const Memory<forward>& memory, const 
 #endif
 
 template <class T, bool forward, int cluster>
-__global__ void __launch_bounds__(threads, 1)
+__global__ void __launch_bounds__(Plan<forward>::threads, 1)
     kernel(const __grid_constant__ Maps maps, [[maybe_unused]] const __grid_constant__ Small<T> call,
            [[maybe_unused]] int tiles, [[maybe_unused]] int own_slabs) {
 #if defined(__CUDA_ARCH_FEAT_SM90_ALL)
@@ -210,7 +208,7 @@ __global__ void __launch_bounds__(threads, 1)
     if constexpr (!forward) load_box(memory.z(turn.place.stage), maps.z, barrier, 0, turn.tile * tile_rows);
   };
   const auto load_weight = [&](const CUtensorMap& map, int which, bool columns_inside) {
-    barrier_expect(memory.weight_full(which), P::slabs * slab_bytes);
+    barrier_expect(memory.weight_full(which), P::weight_bytes);
     for (int i = 0; i < P::slabs; ++i) {
       load_box(memory.weight(which) + i * slab_bytes, map, memory.weight_full(which), columns_inside ? column_of(i) : 0,
                columns_inside ? 0 : column_of(i));
@@ -221,7 +219,10 @@ __global__ void __launch_bounds__(threads, 1)
     prefetch_map(maps.first);
     prefetch_map(maps.second);
     prefetch_map(maps.y);
-    if constexpr (!forward) prefetch_map(maps.z);
+    if constexpr (!forward) {
+      prefetch_map(maps.z);
+      prefetch_map(maps.input);
+    }
     memory.init();
     barrier_init_fence();
     async_fence();
@@ -241,8 +242,10 @@ __global__ void __launch_bounds__(threads, 1)
     if (threadIdx.x == P::loader) {
       for (int i = 0; turn.tile < tiles; turn.next(), ++i) {
         if (i < P::first_tiles) continue;
-        const int behind = i - P::first_tiles;
-        if (behind == 0 || behind == weight_stages) barrier_wait(memory.weight_free(behind / weight_stages), 0);
+        if constexpr (forward) {
+          const int behind = i - P::first_tiles;
+          if (behind == 0 || behind == P::weight_stages) barrier_wait(memory.weight_free(behind / P::weight_stages), 0);
+        }
         barrier_wait(memory.empty(turn.place.stage), turn.place.round ^ 1);
         load_tile(turn);
       }
@@ -263,14 +266,18 @@ __global__ void __launch_bounds__(threads, 1)
     if constexpr (forward) {
       registers_grow<176>();
     } else {
-      registers_shrink<112>();
+      registers_shrink<48>();
     }
     run_first<T, forward, cluster>(memory, tiles, rank);
   } else if (role == second) {
-    registers_grow<forward ? 208 : 152>();
+    if constexpr (forward) {
+      registers_grow<208>();
+    } else {
+      registers_shrink<64>();
+    }
     run_second<T, forward, cluster>(memory, call, tiles, own_slabs, rank);
   } else if (role == middle) {
-    registers_shrink<forward ? 96 : 80>();
+    registers_shrink<forward ? 96 : 40>();
     if (forward || threadIdx.x < P::loader) {
       run_middle<T, forward, cluster>(memory, call, tiles, rank);
     } else {
@@ -280,8 +287,13 @@ __global__ void __launch_bounds__(threads, 1)
     registers_shrink<32>();
     copy();
   } else {
-    registers_grow<168>();
-    run_sums<T, cluster>(memory, call, tiles, own_slabs, rank);
+    if (role == up_sums) {
+      registers_grow<168>();
+      run_sums<false, T, cluster>(memory, maps.input, call, tiles, own_slabs, rank);
+    } else {
+      registers_grow<160>();
+      run_sums<true, T, cluster>(memory, maps.input, call, tiles, own_slabs, rank);
+    }
   }
   cluster_sync();  // the others may still send to this block
 #endif

@@ -19,7 +19,8 @@ template <class T, bool forward, int cluster>
 __device__ __forceinline__ void run_middle(const Memory<forward>& memory, const Small<T>& call, int tiles, int rank) {
   using namespace hopper;
   constexpr int warps = Plan<forward>::middle_warps, own_rows = tile_rows / cluster;
-  constexpr int turns = own_rows / warps;  // a warp has one row at a time
+  constexpr int turns = own_rows / warps;       // a warp has one row at a time
+  constexpr int at_once = forward ? turns : 1;  // for which there are registers
   static_assert(own_rows % warps == 0);
   const int thread = threadIdx.x % 128, pair = threadIdx.x % 32, warp = thread / 32;
   // Of the sums of 2 pair; those of 2 pair + 1 are beside them.
@@ -29,43 +30,43 @@ __device__ __forceinline__ void run_middle(const Memory<forward>& memory, const 
   for (Turn<forward, cluster> turn; turn.tile < tiles; turn.next()) {
     const int buffer = turn.buffer.stage;
     if (thread == 0) barrier_expect(memory.sums_full(buffer), sums_bytes);
-    uint32_t z[turns] = {};
-    if constexpr (!forward) {
-      barrier_wait(memory.full(turn.place.stage), turn.place.round);
-#pragma unroll
-      for (int i = 0; i < turns; ++i) {
-        z[i] = load_shared(memory.z(turn.place.stage) + in_slab(rank * own_rows + i * warps + warp, pair));
-      }
-    }
+    if constexpr (!forward) barrier_wait(memory.full(turn.place.stage), turn.place.round);
     barrier_wait(memory.sums_full(buffer), turn.buffer.round);
-    float2 sum[turns] = {};
+#pragma unroll 1
+    for (int first_turn = 0; first_turn < turns; first_turn += at_once) {
+      uint32_t z[at_once] = {};
+      float2 sum[at_once] = {};
 #pragma unroll
-    for (int i = 0; i < turns; ++i) {
-      const int own_row = i * warps + warp;
-      const uint32_t at = memory.sums(buffer) + own_row / 2 * two_rows_bytes + own_row % 2 * 4 + own;
+      for (int i = 0; i < at_once; ++i) {
+        const int own_row = (first_turn + i) * warps + warp;
+        if constexpr (!forward) {
+          z[i] = load_shared(memory.z(turn.place.stage) + in_slab(rank * own_rows + own_row, pair));
+        }
+        const uint32_t at = memory.sums(buffer) + own_row / 2 * two_rows_bytes + own_row % 2 * 4 + own;
 #pragma unroll
-      for (int block = 0; block < cluster; ++block) {
-        const uint32_t from = at + block * (sums_bytes / cluster);
-        sum[i].x += __uint_as_float(load_shared(from));
-        sum[i].y += __uint_as_float(load_shared(from ^ 16));
+        for (int block = 0; block < cluster; ++block) {
+          const uint32_t from = at + block * (sums_bytes / cluster);
+          sum[i].x += __uint_as_float(load_shared(from));
+          sum[i].y += __uint_as_float(load_shared(from ^ 16));
+        }
       }
-    }
 #pragma unroll
-    for (int i = 0; i < turns; ++i) {
-      const int row = rank * own_rows + i * warps + warp;
-      const float2 result = finish_pair<T, forward>(call, turn.tile * tile_rows + row, pair, sum[i], z[i]);
-      total = {total.x + result.x, total.y + result.y};
-      // Four lanes have eight neighbours together; each sends them to other blocks.
-      uint32_t all[4];
+      for (int i = 0; i < at_once; ++i) {
+        const int row = rank * own_rows + (first_turn + i) * warps + warp;
+        const float2 result = finish_pair<T, forward>(call, turn.tile * tile_rows + row, pair, sum[i], z[i]);
+        total = {total.x + result.x, total.y + result.y};
+        // Four lanes have eight neighbours together; each sends them to other blocks.
+        uint32_t all[4];
 #pragma unroll
-      for (int j = 0; j < 4; ++j) all[j] = __shfl_sync(~0U, pack<T>(result.x, result.y), pair / 4 * 4 + j);
-      const uint32_t at = row * row_bytes + ((pair / 4) ^ (row % 8)) * 16;
+        for (int j = 0; j < 4; ++j) all[j] = __shfl_sync(~0U, pack<T>(result.x, result.y), pair / 4 * 4 + j);
+        const uint32_t at = row * row_bytes + ((pair / 4) ^ (row % 8)) * 16;
 #pragma unroll
-      for (int j = 0; j < (cluster + 3) / 4; ++j) {
-        const int block = 4 * j + pair % 4;
-        if (block < cluster) {
-          const Memory<forward> there{address_in(memory.base, block)};
-          send(there.inner(buffer) + at, there.inner_full(buffer), all[0], all[1], all[2], all[3]);
+        for (int j = 0; j < (cluster + 3) / 4; ++j) {
+          const int block = 4 * j + pair % 4;
+          if (block < cluster) {
+            const Memory<forward> there{address_in(memory.base, block)};
+            send(there.inner(buffer) + at, there.inner_full(buffer), all[0], all[1], all[2], all[3]);
+          }
         }
       }
     }

@@ -1,6 +1,6 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Backward in shared_rows_kernel.cuh: act(z)^T x over all of a cluster's rows, a part of the gradient of `first`.
+// Backward in shared_rows_kernel.cuh: sums over all of a cluster's rows, parts of the gradients of both weights.
 #pragma once
 
 #include <type_traits>
@@ -41,45 +41,84 @@ __device__ __forceinline__ void activate(Nonlinearity kind, uint32_t (&pairs)[co
   }
 }
 
-// The left side is z of the tile, turned, in registers; the right side the tile, with rows along the product's columns.
-template <class T, int cluster>
-__device__ __forceinline__ void run_sums(const Memory<false>& memory, const Small<T>& call, int tiles, int own_slabs,
-                                         int rank) {
+// Of all of a cluster's tiles in turn: act(z)^T x, or with `down` dz^T input, each as it becomes known. The left side
+// is z or dz, turned, in registers; the right side a tile with rows along the product's columns. Those of the input
+// have a ring of their own, which nobody else waits for: this warpgroup's first thread loads them.
+template <bool down, class T, int cluster>
+__device__ __forceinline__ void run_sums(const Memory<false>& memory, const CUtensorMap& input, const Small<T>& call,
+                                         int tiles, int own_slabs, int rank) {
   using namespace hopper;
-  constexpr int columns = 2 * slab, parts = Plan<false>::slabs / 2, steps = tile_rows / 16;
+  using P = Plan<false>;
+  constexpr int columns = 2 * slab, parts = P::slabs / 2, steps = tile_rows / 16;
   const int lane = threadIdx.x % 32, warp = threadIdx.x / 32 % 4;
-  const uint32_t own = turned_at();
-  float sum[parts][columns / 2] = {};  // two products: one would need more registers than the kernel starts with
-  for (Turn<false, cluster> turn; turn.tile < tiles; turn.next()) {
-    const int stage = turn.place.stage;
-    barrier_wait(memory.full(stage), turn.place.round);
-    uint32_t left[steps][4];
-#pragma unroll
-    for (int step = 0; step < steps; ++step) {
-      load_blocks<true>(left[step], memory.z(stage) + own + step * 16 * row_bytes);
+  [[maybe_unused]] const uint32_t own = turned_at();
+  const auto load_input = [&](int tile, int stage) {
+    if (tile >= tiles) return;
+    barrier_expect(memory.input_full(stage), P::tile_bytes);
+    for (int i = 0; i < P::slabs; ++i) {
+      load_box(memory.input(stage) + i * tile_slab_bytes, input, memory.input_full(stage),
+               i < own_slabs ? (rank * own_slabs + i) * slab : call.columns, tile * tile_rows);
     }
-    activate<T>(call.nonlinearity, left);
-    const uint64_t right = matrix_descriptor(memory.stage(stage), tile_slab_bytes);
+  };
+  float sum[parts][columns / 2] = {};  // two products: one would need more registers than the kernel starts with
+  Turn<false, cluster> turn;
+  Place<P::inputs> place;  // of the input
+  if (down && warp == 0 && lane == 0) {
+    for (int i = 0; i < P::inputs; ++i) load_input(turn.tile + i * turn.step(), i);
+  }
+  for (; turn.tile < tiles; turn.next()) {
+    const int stage = turn.place.stage, buffer = turn.buffer.stage;
+    if constexpr (down) {
+      barrier_wait(memory.input_full(place.stage), place.round);
+      barrier_wait(memory.inner_full(buffer), turn.buffer.round);
+    } else {
+      barrier_wait(memory.full(stage), turn.place.round);
+    }
+    [[maybe_unused]] uint32_t left[steps][4];
+    if constexpr (down) {
+      async_fence();
+    } else {
+#pragma unroll
+      for (int step = 0; step < steps; ++step) {
+        load_blocks<true>(left[step], memory.z(stage) + own + step * 16 * row_bytes);
+      }
+      activate<T>(call.nonlinearity, left);
+    }
+    const uint64_t turned = matrix_descriptor(down ? memory.inner(buffer) : 0, 16);
+    const uint64_t right = matrix_descriptor(down ? memory.input(place.stage) : memory.stage(stage), tile_slab_bytes);
     product_fence();
 #pragma unroll
     for (int step = 0; step < steps; ++step) {
 #pragma unroll
       for (int part = 0; part < parts; ++part) {
-        product<std::is_same_v<T, Bf16>>(sum[part], left[step],
-                                         right + (step * 16 * row_bytes + part * 2 * tile_slab_bytes) / 16, 1);
+        const uint64_t beside = right + (step * 16 * row_bytes + part * 2 * tile_slab_bytes) / 16;
+        if constexpr (down) {
+          product_of_turned<std::is_same_v<T, Bf16>>(sum[part], turned + step * 16 * row_bytes / 16, beside, 1);
+        } else {
+          product<std::is_same_v<T, Bf16>>(sum[part], left[step], beside, 1);
+        }
       }
     }
     product_commit();
 #pragma unroll
     for (auto& part : sum) settle(part);
-    if (lane == 0) barrier_arrive(memory.summed(stage));
+    if (lane == 0) barrier_arrive(down ? memory.input_empty(place.stage) : memory.summed(stage));
+    if constexpr (down) {
+      if (lane == 0) barrier_arrive(memory.inner_free(buffer));
+      if (warp == 0 && lane == 0) {
+        barrier_wait(memory.input_empty(place.stage), place.round);
+        load_input(turn.tile + P::inputs * turn.step(), place.stage);
+      }
+      __syncwarp();  // products are the whole warp's
+      place.next();
+    }
   }
 
   const int64_t own_part = static_cast<int>(blockIdx.x) / cluster;
 #pragma unroll
   for (int half = 0; half < 2; ++half) {
     const int row = warp * 16 + half * 8 + lane / 4;
-    float* const to = call.up_parts + (own_part * call.m + row) * call.columns;
+    float* const to = (down ? call.down_parts : call.up_parts) + (own_part * call.m + row) * call.columns;
 #pragma unroll
     for (int i = 0; i < parts * columns / 8; ++i) {
       const int column = rank * own_slabs * slab + 8 * i + lane % 4 * 2;

@@ -15,18 +15,21 @@ namespace shared_rows {
 
 constexpr int total_threads = 1024, total_columns = total_threads / narrow_inner;
 
-// to.x[k] = the sums over clusters of x_parts[cluster, k], to.up[k, j] = scale * those of up_parts[cluster, j, k], and
-// to.dz[j] = the sums over blocks of dz_parts[block, j].
+// to.x[k] = the sums over clusters of x_parts[cluster, k], to.up[k, j] = up_scale * those of up_parts[cluster, j, k],
+// to.down[j, k] = down_scale * those of down_parts[cluster, j, k], and to.dz[j] = the sums over blocks of
+// dz_parts[block, j].
 template <class To>
 struct Total {
   const float* up_parts;
+  const float* down_parts;
   const float* x_parts;   // or null
   const float* dz_parts;  // or null
   int clusters, blocks, m, columns;
-  float scale;
+  float up_scale, down_scale;
   NarrowSums<To> to;
 
   __host__ __device__ int up_blocks() const { return (columns + total_columns - 1) / total_columns; }
+  __host__ __device__ int down_blocks() const { return (columns * m + total_threads - 1) / total_threads; }
   __host__ __device__ int x_blocks() const {
     return x_parts != nullptr ? (columns + total_threads - 1) / total_threads : 0;
   }
@@ -44,8 +47,8 @@ __global__ void __launch_bounds__(total_threads) add_up_clusters(const Total<To>
   constexpr int pitch = narrow_inner + 2;  // two rows of 16 columns in different banks
   __shared__ float turned[total_columns * pitch];
   const int thread = static_cast<int>(threadIdx.x), block = static_cast<int>(blockIdx.x);
-  const int up_blocks = of.up_blocks(), x_blocks = of.x_blocks();
-  if (block >= up_blocks + x_blocks) {
+  const int up_blocks = of.up_blocks(), down_end = up_blocks + of.down_blocks(), x_end = down_end + of.x_blocks();
+  if (block >= x_end) {
     const int column = thread % narrow_inner, slice = thread / narrow_inner;
     if (column < of.m) {
       turned[slice * pitch + column] = total(of.dz_parts + column, of.m, slice, of.blocks, total_columns);
@@ -54,10 +57,17 @@ __global__ void __launch_bounds__(total_threads) add_up_clusters(const Total<To>
     if (thread < of.m) of.to.dz[thread] = narrow<To>(total(turned + thread, pitch, 0, total_columns, 1));
     return;
   }
-  if (block >= up_blocks) {
-    const int column = (block - up_blocks) * total_threads + thread;
+  if (block >= down_end) {
+    const int column = (block - down_end) * total_threads + thread;
     if (column < of.columns) {
       of.to.x[column] = narrow<To>(total(of.x_parts + column, of.columns, 0, of.clusters, 1));
+    }
+    return;
+  }
+  if (block >= up_blocks) {
+    const int numbers = of.m * of.columns, i = (block - up_blocks) * total_threads + thread;
+    if (i < numbers) {
+      of.to.down[i] = narrow<To>(of.down_scale * total(of.down_parts + i, numbers, 0, of.clusters, 1));
     }
     return;
   }
@@ -70,13 +80,13 @@ __global__ void __launch_bounds__(total_threads) add_up_clusters(const Total<To>
   const int to = thread / of.m;
   if (to < total_columns && first_column + to < of.columns) {
     of.to.up[static_cast<int64_t>(first_column) * of.m + thread] =
-        narrow<To>(turned[to * pitch + thread % of.m] * of.scale);
+        narrow<To>(turned[to * pitch + thread % of.m] * of.up_scale);
   }
 }
 
 template <class To>
 void launch_total(const Total<To>& of, cudaStream_t stream) {
-  const int blocks = of.up_blocks() + of.x_blocks() + (of.dz_parts != nullptr ? 1 : 0);
+  const int blocks = of.up_blocks() + of.down_blocks() + of.x_blocks() + (of.dz_parts != nullptr ? 1 : 0);
   launch_in_order(add_up_clusters<To>, static_cast<unsigned>(blocks), total_threads, 0, stream, of);
 }
 

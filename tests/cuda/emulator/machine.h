@@ -97,9 +97,12 @@ struct Thread {
 };
 
 // A matrix product of a warpgroup, as far as one warp's 16 rows go (kernels/cuda/hopper.h).
+enum class Left { rows, columns, registers };  // what lies together in memory, or that nothing does
+
 struct Product {
   int columns;
-  bool bf16, turned, left_in_registers;
+  bool bf16, turned;
+  Left left_as;
   uint64_t left, right;  // descriptors
   bool add;
   uint32_t started = 0;  // lanes

@@ -27,12 +27,14 @@ void multiply(Cluster& cluster, const Warp& warp, const Product& product) {
   float left[16][16], right[16][256];
   for (int row = 0; row < 16; ++row) {
     for (int k = 0; k < 16; ++k) {
-      if (product.left_in_registers) {
+      const int y = warp.number % 4 * 16 + row;
+      if (product.left_as == Left::registers) {
         const int lane = row % 8 * 4 + k % 8 / 2, which = row / 8 + k / 8 * 2;
         left[row][k] = number(product.bf16, product.fragments[lane][which] >> (k % 2 * 16));
       } else {
-        const int y = warp.number % 4 * 16 + row;
-        left[row][k] = at(start(product.left) + y / 8 * eight(product.left) + y % 8 * 128 + k * 2);
+        const uint32_t inside = product.left_as == Left::columns ? k / 8 * eight(product.left) + k % 8 * 128 + y * 2
+                                                                 : y / 8 * eight(product.left) + y % 8 * 128 + k * 2;
+        left[row][k] = at(start(product.left) + inside);
       }
     }
   }
@@ -108,8 +110,8 @@ void start_product(const Product& product, float* sums, const uint32_t* fragment
   if (index < 0) fail("a product that other lanes have done without this one");
   if (index == static_cast<int64_t>(warp.products.size())) warp.products.push_back(product);
   Product& shared = warp.products[index];
-  if (shared.columns != product.columns || shared.turned != product.turned || shared.left != product.left ||
-      shared.right != product.right || shared.add != product.add) {
+  if (shared.columns != product.columns || shared.turned != product.turned || shared.left_as != product.left_as ||
+      shared.left != product.left || shared.right != product.right || shared.add != product.add) {
     fail("lanes of a warp start different products");
   }
   shared.sums[self.lane()] = sums;

@@ -112,15 +112,23 @@ void product_wait() {
 
 template <bool bf16, int columns, bool rows_along_columns>
 void product(float (&d)[columns / 2], uint64_t left, uint64_t right, int add) {
-  emulator::start_product({columns, bf16, rows_along_columns, false, left, right, add != 0}, d, nullptr);
+  emulator::start_product({columns, bf16, rows_along_columns, emulator::Left::rows, left, right, add != 0}, d, nullptr);
 }
 template <bool bf16>
 void product(float (&d)[64], const uint32_t (&left)[4], uint64_t right, int add) {
-  emulator::start_product({128, bf16, true, true, 0, right, add != 0}, d, left);
+  emulator::start_product({128, bf16, true, emulator::Left::registers, 0, right, add != 0}, d, left);
 }
 template <bool bf16>
 void product(float (&d)[16], const uint32_t (&left)[4], uint64_t right, int add) {
-  emulator::start_product({32, bf16, false, true, 0, right, add != 0}, d, left);
+  emulator::start_product({32, bf16, false, emulator::Left::registers, 0, right, add != 0}, d, left);
+}
+template <bool bf16>
+void product_of_turned(float (&d)[64], uint64_t left, uint64_t right, int add) {
+  emulator::start_product({128, bf16, true, emulator::Left::columns, left, right, add != 0}, d, nullptr);
+}
+template <bool bf16>
+void product_of_turned(float (&d)[16], uint64_t left, uint64_t right, int add) {
+  emulator::start_product({32, bf16, false, emulator::Left::columns, left, right, add != 0}, d, nullptr);
 }
 
 inline void send(uint32_t to, uint32_t barrier, uint32_t a, uint32_t b, uint32_t c, uint32_t d) {

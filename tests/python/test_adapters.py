@@ -6,7 +6,9 @@ import copy
 
 import pytest
 import torch
-from models import EACH_ROW, MODELS, ROWS, adapt, assert_same, gradients, loss_of, scramble, trained
+from checks import assert_same, gradients, loss_of, scramble, trained
+from models import MODELS
+from rows import EACH_ROW, ROWS, adapt
 
 from veneer import BottleneckConfig, IA3Config, PeftModel, get_peft_model
 

@@ -4,7 +4,9 @@
 
 import pytest
 import torch
-from models import EACH_ROW, MODELS, adapt, assert_same, gradients, loss_of, scramble
+from checks import assert_same, gradients, loss_of, scramble
+from models import MODELS
+from rows import EACH_ROW, adapt
 from torch.utils.checkpoint import checkpoint
 
 import veneer

@@ -14,7 +14,9 @@ from pathlib import Path
 
 import pytest
 import torch
-from models import EACH_ROW, MODELS, ROWS, adapt, assert_same, features, gradients, loss_of, scramble, tokens
+from checks import assert_same, gradients, loss_of, scramble
+from models import MODELS, features, tokens
+from rows import EACH_ROW, ROWS, adapt
 from torch._dynamo.backends.common import aot_autograd
 from torch._functorch.compilers import nop
 

@@ -9,7 +9,9 @@ import traceback
 import pytest
 import torch
 import torch.distributed as dist
-from models import MODELS, ROWS, adapt, features, loss_of, scramble, tokens, trained
+from checks import loss_of, scramble, trained
+from models import MODELS, features, tokens
+from rows import ROWS, adapt
 from torch.nn.parallel import DistributedDataParallel
 
 WORLD = 2

@@ -7,7 +7,9 @@ import os
 
 import pytest
 import torch
-from models import MODELS, ROWS, adapt, assert_same, scramble
+from checks import assert_same, scramble
+from models import MODELS
+from rows import ROWS, adapt
 from safetensors.torch import load_file, save_file
 
 import veneer

@@ -8,7 +8,9 @@ import types
 
 import pytest
 import torch
-from models import MODELS, ROWS, adapt, assert_same, gradients, loss_of, scramble, trained
+from checks import assert_same, gradients, loss_of, scramble, trained
+from models import MODELS
+from rows import ROWS, adapt
 from torch import nn
 from torch.nn import functional as F
 

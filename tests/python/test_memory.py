@@ -4,7 +4,7 @@
 
 import pytest
 import torch
-from models import scramble
+from checks import scramble
 from torch import nn
 from torch.profiler import ProfilerActivity, profile
 

@@ -7,7 +7,8 @@ import pickle
 
 import pytest
 import torch
-from models import MODELS, assert_same, gradients, loss_of, scramble, trained
+from checks import assert_same, gradients, loss_of, scramble, trained
+from models import MODELS
 from safetensors.torch import load_file
 from torch import nn
 

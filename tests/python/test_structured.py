@@ -5,7 +5,8 @@ train, save, load and merge, and what they refuse."""
 
 import pytest
 import torch
-from models import MODELS, loss_of, scramble, trained
+from checks import loss_of, scramble, trained
+from models import MODELS
 from torch import nn
 
 import veneer

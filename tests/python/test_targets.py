@@ -4,7 +4,9 @@
 
 import pytest
 import torch
-from models import MODELS, ROWS, adapt, assert_same, scramble
+from checks import assert_same, scramble
+from models import MODELS
+from rows import ROWS, adapt
 from test_adapters import linear
 from torch import nn
 

@@ -8,7 +8,9 @@ import sys
 
 import pytest
 import torch
-from models import MODELS, ROWS, assert_same, trained
+from checks import assert_same, trained
+from models import MODELS
+from rows import ROWS
 from transformers import Trainer, TrainingArguments
 from transformers import set_seed as hf_seed
 

@@ -6,7 +6,9 @@ import copy
 
 import pytest
 import torch
-from models import MERGEABLE, MODELS, gradients, loss_of, scramble, trained
+from checks import gradients, loss_of, scramble, trained
+from models import MODELS
+from rows import MERGEABLE
 from test_layers import D_IN, D_OUT
 from torch import nn
 from torch.nn import functional as F

@@ -69,8 +69,14 @@ class Adapter:
     shared: list[Slot]
     specs: list[Spec] = field(default_factory=list)  # of the own tensors
 
-    def params(self) -> list[Tensor]:
-        return [base.tensor(holder, name) for holder, name in (*self.own, *self.shared)]
+    def params(self, device: torch.device | None = None) -> list[Tensor]:
+        """Its tensors, in the order of the method's specs. Shared ones lie on one device, and a model's layers may lie on
+        several: they come to `device`."""
+        own = [base.tensor(holder, name) for holder, name in self.own]
+        if not self.shared:
+            return own
+        shared = [base.tensor(holder, name) for holder, name in self.shared]
+        return own + (shared if device is None else [tensor.to(device) for tensor in shared])
 
     def forward(
         self, x: Tensor, y: Tensor | None, weight: Tensor | None, bias: Tensor | None, training: bool
@@ -79,7 +85,7 @@ class Adapter:
         if training and self.method.traits.dropout > 0.0:
             # A tensor of torch's own generator: manual_seed, checkpointing and CUDA graphs work as with nn.Dropout.
             seed = torch.randint(0, 2**63 - 1, (1,), device=x.device)
-        return self.method.forward(x, y, weight, bias, self.params(), seed)
+        return self.method.forward(x, y, weight, bias, self.params(x.device), seed)
 
 
 class AdaptedLayer(nn.Module):
@@ -143,7 +149,7 @@ class AdaptedLayer(nn.Module):
         if "weight" in self._kept:
             raise RuntimeError(f"[veneer] {self.path} is merged: unmerge_adapter() before adding an adapter")
         with torch.no_grad():
-            tensors = method.start(weight, [getattr(h, n) for h, n in shared], dtype, device)
+            tensors = method.start(weight, [getattr(h, n).to(device) for h, n in shared], dtype, device)
         own: list[Slot] = []
         for spec, tensor in zip(method.own, tensors, strict=True):
             *path, last = spec.key.format(adapter=name).split(".")
@@ -214,7 +220,7 @@ class AdaptedLayer(nn.Module):
             inner = x
             for adapter in running:
                 if adapter.method.traits.changes_input:
-                    inner = adapter.method.input(inner, adapter.params())
+                    inner = adapter.method.input(inner, adapter.params(x.device))
             y = layer(inner, *args, **kwargs)
         for adapter in running:
             weight = bias = None
@@ -255,7 +261,7 @@ class AdaptedLayer(nn.Module):
         wide = torch.promote_types(weight.dtype, torch.float32)
         w, b = weight.to(wide), None if bias is None else bias.to(wide)
         for adapter in adapters:
-            params = adapter.params()
+            params = adapter.params(w.device)
             b = None if b is None else adapter.method.bias(b, params)
             w = adapter.method.weight(w, params)
         w = w.to(weight.dtype)

@@ -55,13 +55,11 @@ at::Tensor column_sums(const at::Tensor& dy, const at::Tensor& y, const at::Tens
   return sums;
 }
 
-bool diagonal_sums(const at::Tensor& m) {
-  if (!on_gpu(m)) return false;
+void diagonal_sums(const at::Tensor& m) {
   const c10::cuda::CUDAGuard guard(m.device());
   check(m.scalar_type() == at::kDouble
             ? cuda::diagonal_sums(m.mutable_data_ptr<double>(), m.size(0), m.size(1), stream())
             : cuda::diagonal_sums(m.mutable_data_ptr<float>(), m.size(0), m.size(1), stream()));
-  return true;
 }
 
 #else
@@ -72,7 +70,7 @@ at::Tensor column_sums(const at::Tensor&, const at::Tensor&, const at::Tensor&, 
   absent();
 }
 void add_to_columns(const at::Tensor&, const at::Tensor&) { absent(); }
-bool diagonal_sums(const at::Tensor&) { return false; }
+void diagonal_sums(const at::Tensor&) { absent(); }
 
 #endif
 

@@ -20,7 +20,7 @@ at::Tensor column_sums(const at::Tensor& dy, const at::Tensor& y, const at::Tens
                        const at::Tensor& scaled);
 
 // m [rows, columns] in place, contiguous, on a GPU, float32 or float64: each place has the sum of its diagonal down to
-// it. Whether there was a kernel for that.
-bool diagonal_sums(const at::Tensor& m);
+// it.
+void diagonal_sums(const at::Tensor& m);
 
 }  // namespace veneer::device

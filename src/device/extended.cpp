@@ -64,10 +64,13 @@ Gained product(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& 
 }  // namespace
 
 bool takes_extended(const at::Tensor& x, const at::Tensor& weight, int64_t rank) {
-  return on_gpu(x) && on_gpu(weight) && takes_16_bit(x.scalar_type()) && is_aligned(x) && is_aligned(weight) &&
-         cuda::extended_product_built() &&
-         cuda::extended_product_supported(at::cuda::getDeviceProperties(x.get_device())->major, weight.size(1),
-                                          weight.size(0), rank_of_product(rank));
+  if (!on_gpu(x) || !on_gpu(weight) || !takes_16_bit(x.scalar_type()) || !is_aligned(x) || !is_aligned(weight) ||
+      !cuda::extended_product_supported(at::cuda::getDeviceProperties(x.get_device())->major, weight.size(1),
+                                        weight.size(0), rank_of_product(rank))) {
+    return false;
+  }
+  const c10::cuda::CUDAGuard guard(x.device());
+  return cuda::extended_product_built();
 }
 
 at::Tensor extended(const at::Tensor& x, const at::Tensor& weight, const at::Tensor& h, const at::Tensor& p,

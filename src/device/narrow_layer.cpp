@@ -36,10 +36,13 @@ at::Tensor scaled(const at::Tensor& t, double scale) { return scale == 1.0 ? t :
 
 bool takes_narrow(const at::Tensor& x, int64_t m, int64_t d_out) {
   constexpr int64_t fewest = 512;  // a block has 64 of them, and goes through both matrices alone
-  return on_gpu(x) && x.dim() == 2 && takes_16_bit(x.scalar_type()) && is_aligned(x) && x.size(0) >= fewest &&
-         cuda::narrow_product_built() &&
-         cuda::narrow_product_supported(at::cuda::getDeviceProperties(x.get_device())->major, x.size(1), d_out, m) &&
-         cuda::narrow_product_supported(9, d_out, x.size(1), m);
+  if (!on_gpu(x) || x.dim() != 2 || !takes_16_bit(x.scalar_type()) || !is_aligned(x) || x.size(0) < fewest ||
+      !cuda::narrow_product_supported(at::cuda::getDeviceProperties(x.get_device())->major, x.size(1), d_out, m) ||
+      !cuda::narrow_product_supported(9, d_out, x.size(1), m)) {
+    return false;
+  }
+  const c10::cuda::CUDAGuard guard(x.device());
+  return cuda::narrow_product_built();
 }
 
 NarrowLayer::Output narrow_forward(const NarrowLayer& layer, const at::Tensor& x, const at::Tensor& base) {

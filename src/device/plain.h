@@ -10,7 +10,7 @@ namespace veneer::device {
 
 // Whether t is a tensor of a tracer's (which is meta inside an op) or of a transform's: it has no numbers to point to.
 bool is_wrapped(const at::Tensor& t);
-// Whether t's numbers lie in the memory of a GPU.
+// Whether t's numbers lie in the memory of a GPU that the library has kernels for.
 bool on_gpu(const at::Tensor& t);
 // Whether t is on the CPU, wrapped or not.
 bool on_cpu(const at::Tensor& t);

@@ -20,9 +20,17 @@ namespace {
 
 using at::Tensor;
 
-Params checked_params(const BoundMethod& bound, const std::string& method, at::TensorList params) {
+// Kernels are given addresses, and would read those of another device.
+void check_device(const std::string& method, const std::string& name, const Tensor& tensor, const Tensor& like) {
+  VENEER_CHECK(!tensor.defined() || tensor.device() == like.device(), method,
+               "expected all tensors on one device, got ", name, " on ", tensor.device(), " and an input on ",
+               like.device());
+}
+
+Params checked_params(const BoundMethod& bound, const std::string& method, at::TensorList params, const Tensor& like) {
   VENEER_CHECK(params.size() == bound.specs.size(), method, "expected ", bound.specs.size(), " parameters, got ",
                params.size());
+  for (size_t i = 0; i < params.size(); ++i) check_device(method, bound.specs[i].name, params[i], like);
   return {bound.specs, params};
 }
 
@@ -34,7 +42,11 @@ Tensor forward(const std::string& method, const std::string& options, const Tens
   VENEER_CHECK(x.is_floating_point(), method, "expected a floating-point input, got ", x.scalar_type());
   VENEER_CHECK(y.has_value() || weight.has_value(), method, "expected the base's output or its weight, got neither");
   const Input in{x, tensor(y), tensor(weight), tensor(bias), tensor(seed)};
-  const Params checked = checked_params(*bound, method, params);
+  check_device(method, "the base's output", in.y, x);
+  check_device(method, "the base's weight", in.weight, x);
+  check_device(method, "the base's bias", in.bias, x);
+  check_device(method, "the seed", in.seed, x);
+  const Params checked = checked_params(*bound, method, params, x);
   return takes_fused(*bound->method, in, params) ? call_fused(*bound, in, params, build)
                                                  : bound->method->forward(in, checked);
 }
@@ -42,20 +54,20 @@ Tensor forward(const std::string& method, const std::string& options, const Tens
 Tensor forward_input(const std::string& method, const std::string& options, const Tensor& x, at::TensorList params,
                      const std::string& /*build*/) {
   const auto bound = from_plan(method, options);
-  return bound->method->input(x, checked_params(*bound, method, params));
+  return bound->method->input(x, checked_params(*bound, method, params, x));
 }
 
 Tensor merged_weight(const std::string& method, const std::string& options, const Tensor& weight, at::TensorList params,
                      const std::string& /*build*/) {
   const auto bound = from_plan(method, options);
   VENEER_CHECK(bound->method->mergeable(), method, "cannot be merged: ", bound->method->merge_refusal());
-  return bound->method->weight(weight, checked_params(*bound, method, params));
+  return bound->method->weight(weight, checked_params(*bound, method, params, weight));
 }
 
 Tensor merged_bias(const std::string& method, const std::string& options, const Tensor& bias, at::TensorList params,
                    const std::string& /*build*/) {
   const auto bound = from_plan(method, options);
-  return bound->method->bias(bias, checked_params(*bound, method, params));
+  return bound->method->bias(bias, checked_params(*bound, method, params, bias));
 }
 
 std::vector<Tensor> op_initial_parameters(const std::string& method, const std::string& options,

@@ -49,7 +49,8 @@ kernels::SeededDropout<T> call_of(const Tensor& x, const Tensor& y, const Tensor
 template <class T>
 void run(const kernels::SeededDropout<T>& call, const Tensor& x) {
   if (device::seeded_dropout(call, x)) return;
-  TORCH_INTERNAL_ASSERT(x.is_cpu());
+  VENEER_CHECK(x.is_cpu(), "seeded_dropout", "this build has no kernel for ", x.device(),
+               ": build with nvcc for its compute capability (TORCH_CUDA_ARCH_LIST), or set the dropout to 0");
   constexpr int64_t grain = 1 << 15;
   at::parallel_for(0, call.n, grain,
                    [&](int64_t begin, int64_t end) { kernels::cpu::seeded_dropout(call, begin, end); });

@@ -1,8 +1,10 @@
 // SPDX-FileCopyrightText: The Veneer authors
 // SPDX-License-Identifier: Apache-2.0
-// Kernels of which no two threads work together.
+// Kernels of which no two threads work together, and what is asked of devices.
 #include "kernels/cuda/diagonal_sums.h"
 #include "kernels/cuda/fitting.h"
+#include "kernels/cuda/image.h"
+#include "kernels/cuda/per_device.h"
 #include "kernels/cuda/seeded_dropout.h"
 #include "support.h"
 
@@ -123,6 +125,28 @@ TYPED_TEST(FitTwo, RefusesLessRoom) {
     EXPECT_NE(veneer::kernels::cuda::fit_two(call, nothing, nullptr), 0);
     EXPECT_NE(veneer::kernels::cuda::fit_two(nothing, call, nullptr), 0);
   }
+}
+
+TEST(Image, IsThere) { EXPECT_TRUE(veneer::kernels::cuda::has_image()); }
+
+TEST(PerDevice, IsAskedOnce) {
+  veneer::kernels::cuda::PerDevice answers;
+  int asked = 0;
+  const auto answer = [&](int device, int number) {
+    return answers.of(device, [&] {
+      ++asked;
+      return number;
+    });
+  };
+  EXPECT_EQ(answer(0, 5), 5);
+  EXPECT_EQ(answer(1, 0), 0);
+  EXPECT_EQ(answer(0, 6), 5);
+  EXPECT_EQ(answer(1, 7), 0);
+  EXPECT_EQ(asked, 2);
+  EXPECT_EQ(answer(2, veneer::kernels::cuda::PerDevice::unknown), veneer::kernels::cuda::PerDevice::unknown);
+  EXPECT_EQ(answer(2, 3), 3);
+  EXPECT_EQ(answer(1000, 3), 3);  // more than it has room for
+  EXPECT_EQ(answer(1000, 4), 4);
 }
 
 }  // namespace

@@ -6,7 +6,7 @@ its tensors are the CPU's."""
 import copy
 import math
 from collections import Counter
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 
 import pytest
 import test_fused
@@ -33,15 +33,22 @@ each_dtype = pytest.mark.parametrize("dtype", DTYPES, ids=str)
 
 
 @contextmanager
-def on_the_cpu():
-    """Here the kernels are the CPU's."""
-    if emulator:
-        emulator.veneer_emulate(False)
+def emulating(where):
+    before = emulator.veneer_emulate(where)
     try:
         yield
     finally:
-        if emulator:
-            emulator.veneer_emulate(True)
+        emulator.veneer_emulate(before)
+
+
+def on_the_cpu():
+    """Here the kernels are the CPU's."""
+    return emulating(0) if emulator else nullcontext()
+
+
+def without_kernels():
+    """Here the emulated GPU is one that the library is not built for."""
+    return emulating(2)
 
 
 def leaf(t, device=DEVICE, dtype=None):

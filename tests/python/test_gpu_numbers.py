@@ -34,6 +34,7 @@ from gpu_layers import (
     norm,
     on_the_cpu,
     step,
+    without_kernels,
 )
 from torch import nn
 from torch.nn import functional as F
@@ -86,6 +87,16 @@ def test_every_matrix_gives_the_numbers_of_the_cpu(name, options, d_in, d_out):
     bound = test_matrices.make(name, options, d_in, d_out)
     for rows in (3, 2 * min(d_in, d_out) + 1):
         check_against_the_cpu(lambda b, x, w, c: b(x, weight=w, bias=c), bound, d_in, d_out, rows)
+
+
+@pytest.mark.skipif(not emulator, reason="a real GPU has kernels")
+@pytest.mark.parametrize(("name", "options", "d_in", "d_out"), test_matrices.EACH)
+def test_a_gpu_without_kernels_is_served_by_libraries(name, options, d_in, d_out):
+    bound = test_matrices.make(name, options, d_in, d_out)
+    for rows in (3, 2 * min(d_in, d_out) + 1):
+        with without_kernels():
+            check_against_the_cpu(lambda b, x, w, c: b(x, weight=w, bias=c), bound, d_in, d_out, rows)
+    assert not emulator.veneer_emulated_launches()
 
 
 # The precision of the composed path ----------------------------------------------------------------------------------

@@ -71,7 +71,7 @@ inline bool extended_sums_supported(int64_t rows, int64_t columns, int64_t rank)
 template <class T>
 int64_t extended_sums_bytes(const ExtendedProduct<T>& call, int processors);
 
-// Whether this build has the kernel: one of its architectures is 90a.
+// Whether this build has the kernel: one of its architectures is 90a. Asked on a device that is supported.
 bool extended_product_built();
 // Launches on `stream` (a cudaStream_t). T: Bf16, Fp16. Returns a cudaError_t, 0 on success: cudaErrorInvalidValue for
 // what is not supported, cudaErrorNoKernelImageForDevice in a build without 90a.

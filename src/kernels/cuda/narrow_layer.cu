@@ -9,6 +9,7 @@
 
 #include "kernels/cuda/launch.cuh"
 #include "kernels/cuda/narrow_kernel.cuh"
+#include "kernels/cuda/per_device.h"
 #include "kernels/cuda/shared_rows_kernel.cuh"
 #include "kernels/cuda/shared_rows_total.cuh"
 
@@ -78,15 +79,18 @@ struct SharedRows {
 template <bool forward, int cluster, class T>
 int64_t clusters_of(const NarrowProduct<T>& call) {
   using Launch = SharedRows<T, forward, cluster>;
-  static const int fit = [] {
+  static PerDevice fit;
+  int device = 0;
+  if (cudaGetDevice(&device) != cudaSuccess) return 0;
+  const int most = fit.of(device, [] {
     const ClusterLaunch launch = Launch::launch(1);
     int found = 0;
     const bool known = Launch::allow() == cudaSuccess &&
                        cudaOccupancyMaxActiveClusters(&found, Launch::function, &launch.config) == cudaSuccess;
     if (!known) cudaGetLastError();
     return known ? found : 0;
-  }();
-  return std::min<int64_t>(fit, parts(call.rows, shared_rows::tile_rows));
+  });
+  return std::min<int64_t>(most, parts(call.rows, shared_rows::tile_rows));
 }
 
 template <class T>

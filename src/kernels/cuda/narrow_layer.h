@@ -61,7 +61,7 @@ inline bool narrow_product_supported(int device_major, int64_t depth, int64_t co
          columns <= most && m > 0 && m % 8 == 0 && m <= narrow_inner;
 }
 
-// Whether this build has the kernel: one of its architectures is 90a.
+// Whether this build has the kernel: one of its architectures is 90a. Asked on a device that is supported.
 bool narrow_product_built();
 inline int64_t narrow_blocks(int64_t rows) { return (rows + 63) / 64; }
 // Of the workspace, where the call takes sums on the current device, by its sizes, base and bias; 0: it does not.

@@ -29,7 +29,7 @@ inline bool row_product_supported(int device_major, int processors, int64_t rows
          4 * blocks >= 3 * turns * processors;
 }
 
-// Whether this build has the kernel: one of its architectures is 90a.
+// Whether this build has the kernel: one of its architectures is 90a. Asked on a device that is supported.
 bool row_product_built();
 // Launches on `stream` (a cudaStream_t). Returns a cudaError_t, 0 on success.
 template <class T>

@@ -102,11 +102,13 @@ bool encode(CUtensorMap* map, const T* data, int64_t outer, int64_t inner, int h
                    CU_TENSOR_MAP_FLOAT_OOB_FILL_NONE) == CUDA_SUCCESS;
 }
 
-// Whether a kernel is built for 90a: the body that others have needs fewer registers.
+// Whether a kernel is built for 90a, for the current device: the body that others have needs fewer registers.
 template <class Kernel>
 bool has_body(Kernel* kernel, int fewest_registers) {
   cudaFuncAttributes attributes;
-  return cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess && attributes.numRegs >= fewest_registers;
+  if (cudaFuncGetAttributes(&attributes, kernel) == cudaSuccess) return attributes.numRegs >= fewest_registers;
+  cudaGetLastError();  // whoever launches next would take it for their own
+  return false;
 }
 
 inline int64_t parts(int64_t whole, int64_t part) { return (whole + part - 1) / part; }

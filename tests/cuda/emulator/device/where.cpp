@@ -3,25 +3,31 @@
 // In the place of src/device/where.cpp: tensors of the CPU are on the emulated GPU, while that is on.
 #include "device/plain.h"
 
+#include <utility>
+
 #include "machine.h"
 
 namespace veneer::device {
 namespace {
 
-bool emulating = true;
+enum class Where : int { cpu, gpu, gpu_without_kernels };
+Where where = Where::gpu;
 
 }  // namespace
 
-bool on_gpu(const at::Tensor& t) { return emulating && t.is_cpu() && !is_wrapped(t); }
-bool on_cpu(const at::Tensor& t) { return t.is_cpu() && !on_gpu(t); }
+bool on_gpu(const at::Tensor& t) { return where == Where::gpu && t.is_cpu() && !is_wrapped(t); }
+bool on_cpu(const at::Tensor& t) { return t.is_cpu() && (where == Where::cpu || is_wrapped(t)); }
 
 }  // namespace veneer::device
 
 // For tests, by ctypes.
 extern "C" {
 
-// Whether tensors are on it from now on.
-void veneer_emulate(bool on) { veneer::device::emulating = on; }
+// Where tensors are from now on: 0 on the CPU, 1 on the GPU, 2 on one that the library is not built for; where they
+// were.
+int veneer_emulate(int where) {
+  return static_cast<int>(std::exchange(veneer::device::where, static_cast<veneer::device::Where>(where)));
+}
 
 // A device with nothing launched, of this compute capability; its launches happen as the seed has it.
 void veneer_emulated_device(int major, uint64_t seed) {

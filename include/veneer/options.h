@@ -24,6 +24,7 @@ struct Option {
   double maximum = unbounded;             // inclusive
   std::vector<std::string> choices = {};  // text: the valid values; empty: any
   std::string annotation = {};            // any: the type in Python's words
+  std::string of = {};                    // any: an object {pattern: value} of values of this other option of the table
 
   static Option integer(std::string name, int64_t fallback, std::string help, double minimum = -unbounded,
                         double maximum = unbounded);
@@ -37,6 +38,8 @@ struct Option {
   static Option matrices(std::string name, std::string fallback, std::string help);
   // Any JSON value; whoever reads it checks it. `fallback` is JSON text, `annotation` Python's type.
   static Option any(std::string name, std::string fallback, std::string help, std::string annotation);
+  // {regular expression: value}, each value checked as the option `of` is.
+  static Option by_module(std::string name, std::string of, std::string help, std::string annotation);
 };
 
 using OptionTable = std::vector<Option>;

@@ -53,7 +53,8 @@ struct BoundMethod {
   std::shared_ptr<const Method> method;
   ParameterSpecs specs;  // own, then shared
   size_t own = 0;        // how many of them are the layer's own
-  std::string plan;      // canonical JSON of method options and sizes: the `options` argument of veneer::forward
+  int64_t d_in = 0, d_out = 0;
+  std::string plan;  // canonical JSON of method options and sizes: the `options` argument of veneer::forward
 };
 
 // Binds `method` with `options` (JSON) to each site; all sites of one adapter together, so that shared tensors are

@@ -9,6 +9,8 @@ from veneer.config import __all__ as _configs
 from veneer.method import Method, constant, method, normal, ones, uniform, zeros
 from veneer.model import PeftModel, get_peft_model
 from veneer.project import Projection, project
+from veneer.states import get_peft_model_state_dict, set_peft_model_state_dict
+from veneer.status import get_layer_status, get_model_status
 
 __version__ = _version()
 __all__ = [
@@ -17,11 +19,15 @@ __all__ = [
     "PeftModel",
     "Projection",
     "constant",
+    "get_layer_status",
+    "get_model_status",
     "get_peft_model",
+    "get_peft_model_state_dict",
     "method",
     "normal",
     "ones",
     "project",
+    "set_peft_model_state_dict",
     "uniform",
     "zeros",
 ]

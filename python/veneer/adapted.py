@@ -232,9 +232,9 @@ class AdaptedLayer(nn.Module):
     def _hidden(self, running: tuple[Adapter, ...], args: tuple, kwargs: dict) -> Any:
         if self.wiring == "output":
             out = self.base_layer(*args, **kwargs)
-            state = out[0] if isinstance(out, tuple) else out
+            z = state = out[0] if isinstance(out, tuple) else out
             for adapter in running:
-                state = adapter.forward(state, state, None, None, self.training)
+                state = adapter.forward(z, state, None, None, self.training)
             return (state, *out[1:]) if isinstance(out, tuple) else state
         x = args[self.argument] if self.argument < len(args) else kwargs[self._argument_name]
         if self.wiring == "parallel":
@@ -278,8 +278,10 @@ class AdaptedLayer(nn.Module):
                 return f"{name} ({self.adapters[name].method.name}) at {self.path} cannot be merged: {traits.merge_refusal}"
         if base.dense_weight(self.base_layer) is None:
             return f"{self.path} ({type(self.base_layer).__name__}) has no plain dense weight to merge into"
-        if "parametrizations" in self.base_layer._modules:
-            return f"{self.path} is parametrized: its weight is computed, not stored"
+        for name in ("weight", "bias"):  # parametrized, or set by a hook before each forward
+            stored = name in self.base_layer._parameters or name in self.base_layer._buffers
+            if not stored and getattr(self.base_layer, name, None) is not None:
+                return f"{self.path} cannot be written to: its {name} is computed, not stored"
         return None
 
     @torch.no_grad()

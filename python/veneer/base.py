@@ -11,6 +11,7 @@ import sys
 
 import torch
 from torch import Tensor, nn
+from torch._subclasses.fake_tensor import FakeTensor  # what torch.export puts in the place of parameters
 from torch.nn.modules.module import _has_any_global_hook
 
 # Modules that read a child's `.weight` instead of calling the child: nn.MultiheadAttention its out_proj always,
@@ -73,7 +74,7 @@ def tensor(module: nn.Module, name: str) -> Tensor | None:
 def dense_weight(module: nn.Module) -> Tensor | None:
     """The base's weight as [d_out, d_in] where it is a plain dense tensor, else None."""
     weight = tensor(module, "weight")
-    if type(weight) not in (nn.Parameter, Tensor) or not weight.is_floating_point() or weight.dim() != 2:
+    if type(weight) not in (nn.Parameter, Tensor, FakeTensor) or not weight.is_floating_point() or weight.dim() != 2:
         return None
     return weight.t() if is_conv1d(module) else weight
 

@@ -73,22 +73,24 @@ def read_tensors(directory: str | os.PathLike, device: torch.device | str | None
         raise FileNotFoundError(f"[veneer] expected a folder with {WEIGHTS_NAME}, got {directory}")
     if (folder / WEIGHTS_NAME).is_file():
         try:
-            return _without_doubles(load_file(folder / WEIGHTS_NAME, device=device))
+            return load_file(folder / WEIGHTS_NAME, device=device)
         except SafetensorError as error:
             raise ValueError(f"[veneer] {folder / WEIGHTS_NAME} is damaged: {error}") from error
     if (folder / LEGACY_WEIGHTS_NAME).is_file():
-        return _without_doubles(torch.load(folder / LEGACY_WEIGHTS_NAME, map_location=device, weights_only=True))
+        return torch.load(folder / LEGACY_WEIGHTS_NAME, map_location=device, weights_only=True)
     raise FileNotFoundError(
         f"[veneer] expected {WEIGHTS_NAME} in {directory}, found {listed(sorted(p.name for p in folder.iterdir()))}"
     )
 
 
-def _without_doubles(tensors: dict[str, Tensor]) -> dict[str, Tensor]:
-    """With bias="all", HF PEFT writes the biases of modules_to_save twice, under their path and under the wrapper's."""
+def without_doubles(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """With bias="all", HF PEFT writes the biases of modules_to_save twice, under their path and under the wrapper's; the latter
+    keeps the adapter's name where the module has others below it."""
 
     def double(key: str) -> bool:
-        twin = tensors.get(key.replace(".modules_to_save.", "."))
-        return ".modules_to_save." in key and twin is not None and torch.equal(tensors[key], twin)
+        path, wrapped, rest = key.partition(".modules_to_save.")
+        twins = (f"{path}.{end}" for end in (rest, rest.partition(".")[2]))
+        return bool(wrapped) and any(twin in tensors and torch.equal(tensors[key], tensors[twin]) for twin in twins)
 
     return {key: tensor for key, tensor in tensors.items() if not double(key)}
 

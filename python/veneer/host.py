@@ -92,20 +92,20 @@ class Host(nn.Module):
             for layer, method in zip(layers, methods, strict=True):
                 dtype, device = self._dtype_and_device(layer)
                 layer.add(name, method, shared, base.trained_dtype(dtype, autocast_adapter_dtype), device)
-        except BaseException:
-            self._drop_tensors(name, layers)
+            for one, layer in zip(found, layers, strict=True):
+                self._put(one.place, layer)
+                layer.disable(self.disabled)
+            for place in saved:
+                wrapper = next((w for w in place.wrappers if isinstance(w, SavedModule)), None)
+                if wrapper is None:
+                    wrapper = SavedModule(place.parent._modules[place.name], place.path)
+                    self._put(place, wrapper)
+                    wrapper.disable(self.disabled)
+                wrapper.add(name)
+            self._add_biases(name, config, layers)
+        except BaseException:  # a module that cannot be copied, no memory
+            self._take_out(name, layers)
             raise
-        for one, layer in zip(found, layers, strict=True):
-            self._put(one.place, layer)
-            layer.disable(self.disabled)
-        for place in saved:
-            wrapper = next((w for w in place.wrappers if isinstance(w, SavedModule)), None)
-            if wrapper is None:
-                wrapper = SavedModule(place.parent._modules[place.name], place.path)
-                self._put(place, wrapper)
-                wrapper.disable(self.disabled)
-            wrapper.add(name)
-        self._add_biases(name, config, layers)
         self.peft_config[name] = config
         self._mark()
 
@@ -190,16 +190,20 @@ class Host(nn.Module):
         self.known(name)
         if name in self.merged():
             raise RuntimeError(f"[veneer] {name} is merged: unmerge_adapter() before deleting it")
+        self._take_out(name, self.layers())
+        del self.peft_config[name]
+        self.active = [active for active in self.active if active != name]
+        self._mark()
+
+    def _take_out(self, name: str, layers: list[AdaptedLayer]) -> None:
+        """Removes what an adapter has in the model, all of it or a part, and the wrappers that this leaves empty."""
         if name in self._biases:
             self._biases.pop(name).rest(True)
-        self._drop_tensors(name, self.layers())
+        self._drop_tensors(name, layers)
         for wrapper in self.saved():
             if name in wrapper.modules_to_save:
                 wrapper.remove(name)
-        del self.peft_config[name]
-        self.active = [active for active in self.active if active != name]
         self._unwrap(lambda layer: not (layer.adapters if isinstance(layer, AdaptedLayer) else layer.modules_to_save))
-        self._mark()
 
     def _unwrap(self, which: Any) -> None:
         for place in list(sites.places(self.model)):
@@ -231,8 +235,12 @@ class Host(nn.Module):
             raise ValueError(
                 f"[veneer] there is an adapter `{name}` already; delete_adapter({name!r}) first, or choose another name"
             )
-        if hasattr(nn.Module(), name):
-            raise ValueError(f"[veneer] an adapter cannot be called `{name}`, which is an attribute of torch.nn.Module")
+        for kind in (nn.ModuleDict, Tensors):  # what holds an adapter's tensors and modules by its name
+            if hasattr(kind(), name):
+                raise ValueError(
+                    f"[veneer] an adapter cannot be called `{name}`, which is an attribute of {kind.__name__}; choose another "
+                    "name"
+                )
 
     def known(self, name: str) -> PeftConfig:
         """The configuration of an adapter; ValueError for an unknown one."""
@@ -316,9 +324,9 @@ class Host(nn.Module):
         return [p for p in found if isinstance(p, nn.Parameter)]
 
     def _mark(self) -> None:
-        for name, config in self.peft_config.items():
+        for name in self.peft_config:
             for parameter in self.trained(name):
-                parameter.requires_grad_(name in self.active and not config.inference_mode and not self.frozen)
+                parameter.requires_grad_(name in self.active and not self.frozen)
 
     # Tensors of an adapter ------------------------------------------------------------------------------------------
 

@@ -37,9 +37,9 @@ def merge(
     if _already(host, names):
         warnings.warn(f"[veneer] {listed(names)} is merged already", stacklevel=3)
         return
-    active = host.active
-    host.activate(names)  # refuses what cannot act together
-    host.activate(active)
+    active, frozen = host.active, host.frozen
+    host.activate(names, frozen)  # refuses what cannot act together
+    host.activate(active, frozen)
     here = {layer: [name for name in names if name in layer.adapters] for layer in host.layers()}
     layers = [layer for layer in here if here[layer]]
     _check(host, here, layers)
@@ -68,21 +68,29 @@ def _already(host: Host, names: list[str]) -> bool:
 
 
 def _check(host: Host, here: dict[AdaptedLayer, list[str]], layers: list[AdaptedLayer]) -> None:
-    owners: dict[int, list[str]] = {}  # of each parameter: paths
-    for place in {id(place.module): place for place in reversed(list(sites.places(host.model)))}.values():
-        for parameter in place.module._parameters.values():
-            owners.setdefault(id(parameter), []).append(place.path)
+    owners: dict[int, list[str]] = {}  # of each stored tensor: paths, all names of a module among them
+    everywhere = [("the model", host.model), *((place.path, place.module) for place in sites.places(host.model))]
+    for path, module in everywhere:
+        for tensor in (*module._parameters.values(), *module._buffers.values()):
+            owners.setdefault(id(tensor), []).append(path)
     for layer in layers:
         refusal = layer.merge_refusal(here[layer])
-        if refusal is None:
-            others = [path for path in owners[id(layer.base_layer.weight)] if path != layer.path]
-            if others:
-                refusal = (
-                    f"the weight of {layer.path} is also that of {listed(others)}, which merging would change; untie "
-                    "them first"
-                )
         if refusal:
             raise ValueError(f"[veneer] cannot merge: {refusal}")
+        for name in ("weight", "bias") if _changes_bias(layer, here[layer]) else ("weight",):
+            others = [path for path in owners[id(getattr(layer.base_layer, name))] if path != layer.path]
+            if others:
+                raise ValueError(
+                    f"[veneer] cannot merge: the {name} of {layer.path} is also that of {listed(others)}, which merging "
+                    "would change; untie them first"
+                )
+
+
+@torch.no_grad()
+def _changes_bias(layer: AdaptedLayer, names: list[str]) -> bool:
+    bias = getattr(layer.base_layer, "bias", None)
+    adapters = [layer.adapters[name] for name in names]
+    return bias is not None and not all(torch.equal(a.method.bias(bias, a.params(bias.device)), bias) for a in adapters)
 
 
 def unmerge(host: Host) -> None:

@@ -6,9 +6,9 @@ from __future__ import annotations
 
 import contextlib
 import copy
-import importlib.util
 import logging
 import os
+import warnings
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,10 +16,10 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from veneer import merging, sites
+from veneer import inherited, merging, sites, states, status, weighted
 from veneer.config import PeftConfig, as_config
 from veneer.explain import Explanation, explain
-from veneer.files import copy_strictly, read_tensors, to_load, write_adapter
+from veneer.files import read_tensors, to_load, write_adapter
 from veneer.host import Host
 from veneer.names import listed
 
@@ -33,21 +33,13 @@ if level := os.environ.get("VENEER_LOG"):
     logger.setLevel(LOG_LEVELS[level])
 
 
-def _parent() -> type[nn.Module]:
-    # transformers' Trainer treats only instances of peft.PeftModel as adapted models (it saves and resumes the adapter
-    # alone), so ours is one where peft is installed. Nothing of it is used: see _close_inherited.
-    if importlib.util.find_spec("peft") is None:
-        return nn.Module
-    import peft
-
-    return peft.PeftModel
-
-
 def get_peft_model(
     model: nn.Module,
     peft_config: PeftConfig,
     adapter_name: str = "default",
+    mixed: bool = False,
     autocast_adapter_dtype: bool = True,
+    revision: str | None = None,
     low_cpu_mem_usage: bool = False,  # noqa: ARG001
 ) -> PeftModel:
     """Freezes `model`, adapts it in place and returns it wrapped.
@@ -56,16 +48,30 @@ def get_peft_model(
         model: any module; a transformers model gets default targets.
         peft_config: a configuration of ours, or one of HF PEFT's for a method we have.
         adapter_name: name of the adapter; no dots.
+        mixed: must be False.
         autocast_adapter_dtype: keep the adapter in float32 where the base is float16 or bfloat16.
+        revision: of the base model, written into the adapter's configuration in place of the one there.
         low_cpu_mem_usage: accepted as HF PEFT's, without effect.
 
     Raises:
         ValueError: a name that matches nothing, a size a method cannot have, an unknown choice.
     """
+    if mixed:
+        raise ValueError(
+            "[veneer] mixed must be False, got True: there is no PeftMixedModel, since any PeftModel takes adapters of several "
+            "methods: add_adapter(name, config), then set_adapter([names]) of those that compose"
+        )
+    if revision is not None:
+        peft_config = copy.deepcopy(as_config(peft_config))
+        if peft_config.revision not in (None, revision):
+            warnings.warn(
+                f"[veneer] revision={revision!r} replaces the configuration's {peft_config.revision!r}", stacklevel=2
+            )
+        peft_config.revision = revision
     return PeftModel(model, peft_config, adapter_name, autocast_adapter_dtype)
 
 
-class PeftModel(_parent()):  # type: ignore[misc]
+class PeftModel(inherited.parent()):  # type: ignore[misc]
     """A model with adapters. Forward, and every attribute not named here, is the base's."""
 
     def __init__(
@@ -82,7 +88,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
         except BaseException:
             self.base_model.unload()
             raise
-        self.set_adapter(adapter_name)
+        self.set_adapter(adapter_name, inference_mode=self.peft_config[adapter_name].inference_mode)
         self.training = model.training
         checkpointed = any(getattr(module, "gradient_checkpointing", False) is True for module in model.modules())
         if checkpointed and hasattr(model, "enable_input_require_grads"):
@@ -133,8 +139,15 @@ class PeftModel(_parent()):  # type: ignore[misc]
             raise ValueError(f"[veneer] expected an active adapter, got none; known: {listed(self.peft_config)}")
         return self.peft_config[self.active_adapters[0]]
 
-    def add_adapter(self, adapter_name: str, peft_config: PeftConfig, autocast_adapter_dtype: bool = True) -> None:
-        """Adds an adapter with fresh tensors; `set_adapter` makes it act. On any error the model is as before."""
+    def add_adapter(
+        self,
+        adapter_name: str,
+        peft_config: PeftConfig,
+        low_cpu_mem_usage: bool = False,  # noqa: ARG002
+        autocast_adapter_dtype: bool = True,
+    ) -> None:
+        """Adds an adapter with fresh tensors; `set_adapter` makes it act. On any error the model is as before. Arguments as in
+        `get_peft_model`."""
         config = copy.deepcopy(as_config(peft_config))
         self._complete(config)
         self.base_model.add(adapter_name, config, autocast_adapter_dtype)
@@ -152,8 +165,20 @@ class PeftModel(_parent()):  # type: ignore[misc]
         if config.base_model_name_or_path is None:
             config.base_model_name_or_path = getattr(base, "name_or_path", None) or None
 
+    def add_weighted_adapter(
+        self,
+        adapters: list[str],
+        weights: list[float],
+        adapter_name: str,
+        combination_type: str = "svd",
+        svd_rank: int | None = None,
+    ) -> None:
+        """Adds an adapter that is a weighted sum of LoRA adapters: `veneer.weighted` says which and how."""
+        weighted.add(self, _names(adapters, "adapters"), weights, adapter_name, combination_type, svd_rank)
+
     def set_adapter(self, adapter_name: str | list[str], inference_mode: bool = False) -> None:
-        """Makes one adapter, or several that compose, act; only these are trained (none with `inference_mode`)."""
+        """Makes one adapter, or several that compose, act; only these are trained, even if they were loaded frozen (none with
+        `inference_mode`)."""
         names = [adapter_name] if isinstance(adapter_name, str) else list(adapter_name)
         self.base_model.activate(names, frozen=inference_mode)
         if logger.isEnabledFor(logging.DEBUG):
@@ -224,6 +249,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
         save_directory: str | os.PathLike,
         safe_serialization: bool = True,
         selected_adapters: list[str] | None = None,
+        *,
         state_dict: dict[str, Tensor] | None = None,
         is_main_process: bool = True,
     ) -> None:
@@ -245,17 +271,10 @@ class PeftModel(_parent()):  # type: ignore[misc]
             raise RuntimeError("[veneer] there is no adapter to save: all were unloaded or deleted")
         names = _names(selected_adapters, "selected_adapters")
         for name in list(self.peft_config) if names is None else names:
-            config = self.base_model.known(name)
-            found = self.base_model.tensors(name)
-            tensors = {key: tensor for key, (_, tensor) in found.items()}
-            if state_dict is not None:
-                absent = sorted(state for state, _ in found.values() if state not in state_dict)
-                if absent:
-                    raise ValueError(f"[veneer] the state dict given lacks {listed(absent)}")
-                tensors = {key: state_dict[state] for key, (state, _) in found.items()}
+            tensors = states.take(self.base_model, name, state_dict)
             if is_main_process:
                 folder = Path(save_directory) if name == "default" else Path(save_directory) / name
-                write_adapter(folder, config, tensors)
+                write_adapter(folder, self.peft_config[name], tensors)
 
     @classmethod
     def from_pretrained(
@@ -272,7 +291,8 @@ class PeftModel(_parent()):  # type: ignore[misc]
         low_cpu_mem_usage: bool = False,  # noqa: ARG003
     ) -> PeftModel:
         """Adapts `model` with a saved adapter (ours or HF PEFT's). Strict: missing, unexpected and misshapen tensors are an
-        error that lists them.
+        error that lists them. Tensors of the model's input and output embeddings, which HF PEFT's files hold where those are
+        adapted or were resized (or with save_embedding_layers), are copied into the base, as HF PEFT does.
 
         Args:
             model: the base.
@@ -291,7 +311,7 @@ class PeftModel(_parent()):  # type: ignore[misc]
         tensors = read_tensors(folder, torch_device)
         result = cls(model, config, adapter_name, autocast_adapter_dtype)
         try:
-            result._fill(adapter_name, tensors, folder)
+            states.fill(result.base_model, adapter_name, tensors, str(folder))
         except BaseException:
             result.unload()  # the base is the caller's: give it back as it was
             raise
@@ -309,14 +329,14 @@ class PeftModel(_parent()):  # type: ignore[misc]
         low_cpu_mem_usage: bool = False,  # noqa: ARG002
     ) -> None:
         """Loads a saved adapter under a name: a new one is added (not activated), one that is there, and is configured as
-        the file says, gets the file's tensors. Arguments as in `from_pretrained`."""
+        the file says, gets the file's tensors. Arguments, and the base's embeddings in the file, as in `from_pretrained`."""
         folder = Path(model_id) / subfolder
         config = to_load(PeftConfig.from_pretrained(folder), folder)
         config.inference_mode = not is_trainable
         tensors = read_tensors(folder, torch_device)
         fresh = adapter_name not in self.peft_config
         if fresh:
-            self.add_adapter(adapter_name, config, autocast_adapter_dtype)
+            self.add_adapter(adapter_name, config, autocast_adapter_dtype=autocast_adapter_dtype)
         else:
             self._complete(config)
             differing = sites.differences(self.get_base_model(), self.peft_config[adapter_name], config)
@@ -326,16 +346,11 @@ class PeftModel(_parent()):  # type: ignore[misc]
                     f"{listed(differing)}; load it under another name"
                 )
         try:
-            self._fill(adapter_name, tensors, folder)
+            states.fill(self.base_model, adapter_name, tensors, str(folder))
         except BaseException:
             if fresh:
                 self.delete_adapter(adapter_name)
             raise
-
-    def _fill(self, name: str, tensors: dict[str, Tensor], source: str | os.PathLike) -> None:
-        if self.base_model.merged():
-            raise RuntimeError("[veneer] adapters are merged: unmerge_adapter() before loading")
-        copy_strictly(tensors, {key: tensor for key, (_, tensor) in self.base_model.tensors(name).items()}, str(source))
 
     def push_to_hub(self, *args: Any, **kwargs: Any) -> None:  # noqa: ARG002
         """Refused: the base's own would push the model with adapted layers in it."""
@@ -345,6 +360,14 @@ class PeftModel(_parent()):  # type: ignore[misc]
         )
 
     # Looking --------------------------------------------------------------------------------------------------------
+
+    def get_layer_status(self) -> list[status.TunerLayerStatus]:
+        """The state of each adapted layer, in the model's order."""
+        return status.get_layer_status(self)
+
+    def get_model_status(self) -> status.TunerModelStatus:
+        """The state of all adapters."""
+        return status.get_model_status(self)
 
     def get_nb_trainable_parameters(self) -> tuple[int, int]:
         """(trainable, all) numbers of parameters."""
@@ -370,24 +393,4 @@ def _names(names: list[str] | None, argument: str) -> list[str] | None:
     return None if names is None else list(names)
 
 
-def _close_inherited() -> None:
-    """Makes every public attribute that PeftModel would inherit from peft, and that is not nn.Module's, an error: half of
-    it would act on structures that are not there."""
-
-    def closed(name: str) -> property:
-        def refuse(self: Any) -> Any:
-            base = self._modules["base_model"].model if "base_model" in self.__dict__.get("_modules", {}) else None
-            if base is not None and hasattr(base, name):
-                return getattr(base, name)
-            raise AttributeError(f"[veneer] PeftModel has no `{name}`")
-
-        return property(refuse)
-
-    for parent in PeftModel.__mro__[1:]:
-        if parent.__module__.split(".")[0] in ("peft", "transformers"):
-            for name in vars(parent):
-                if not name.startswith("__") and name not in vars(PeftModel) and not hasattr(nn.Module, name):
-                    setattr(PeftModel, name, closed(name))
-
-
-_close_inherited()
+inherited.close(PeftModel)

@@ -18,10 +18,10 @@ from veneer.config import TASK_HEADS, PeftConfig
 from veneer.names import block_of, listed, named, suggestion, tails
 from veneer.saved_module import inside
 
-PATTERNS = ("rank_pattern", "alpha_pattern", "feedforward_modules")  # of a configuration: they speak of its targets
-
+PATTERNS = ("rank_pattern", "alpha_pattern", "block_size_pattern")  # of a configuration: a field's values by target
 
 OF_ARGUMENTS = ("input", "parallel")  # wirings to an argument of the module
+WHOLE = ": a string is a regular expression of the whole path, names go into a list"  # why it matches nothing
 
 
 @dataclass
@@ -102,7 +102,7 @@ def saved_modules(model: nn.Module, config: PeftConfig) -> list[Place]:
     for name in requested:
         # HF PEFT writes all heads that the task implies into the file.
         if name not in implied and not any(named([name], place.path) for place in all_places):
-            raise _miss(config, "modules_to_save", name, [place.path for place in all_places])
+            raise _miss(config, "modules_to_save", [name], [place.path for place in all_places])
     wanted = [*requested, *(name for name in implied if name not in requested)]
     found = [place for place in all_places if named(wanted, place.path)]
     # A module below another one that is saved is part of it.
@@ -122,6 +122,10 @@ def find(model: nn.Module, config: PeftConfig) -> list[Found]:
         found = _wired(model, config, {"output": targets})
     else:
         found = _linear(model, config, targets)
+    if not found and targets is not None:
+        raise ValueError(
+            f"[{type(config).__name__}] target_modules is empty, got {targets!r}; expected at least one name of a module"
+        )
     _check_patterns(config, [one.place.path for one in found])
     found = _restricted(model, config, found)
     if not found:
@@ -134,30 +138,33 @@ def find(model: nn.Module, config: PeftConfig) -> list[Found]:
 
 def _check_patterns(config: PeftConfig, paths: list[str]) -> None:
     """What a configuration says of some of its targets must be said of at least one."""
-    for field in PATTERNS[:2]:
+    for field in PATTERNS:
         for pattern in getattr(config, field, None) or {}:
             if not any(named(rf"(.*\.)?({pattern})", path) for path in paths):
-                raise _miss(config, field, pattern, paths)
-    feedforward = getattr(config, "feedforward_modules", None)
-    for one in [feedforward] if isinstance(feedforward, str) else feedforward or []:
-        if not any(named(one if isinstance(feedforward, str) else [one], path) for path in paths):
-            raise _miss(config, "feedforward_modules", one, paths)
+                raise _miss(config, field, [pattern], paths, among="targets")
+    for pattern in each(getattr(config, "feedforward_modules", None)):
+        if not any(named(pattern, path) for path in paths):
+            raise _miss(config, "feedforward_modules", pattern, paths, among="targets")
 
 
 def _restricted(model: nn.Module, config: PeftConfig, found: list[Found]) -> list[Found]:
     """Applies exclude_modules, layers_to_transform and modules_to_save."""
     paths = [place.path for place in places(model)]
-    excluded = config.exclude_modules
-    for one in [excluded] if isinstance(excluded, str) else excluded or []:
-        if not any(named(one if isinstance(excluded, str) else [one], path) for path in paths):
-            raise _miss(config, "exclude_modules", one, paths)
+    for pattern in each(config.exclude_modules):
+        if not any(named(pattern, path) for path in paths):
+            raise _miss(config, "exclude_modules", pattern, paths)
     layers = config.layers_to_transform
     layers = [layers] if isinstance(layers, int) else layers
+    if config.layers_pattern and layers is None:
+        raise ValueError(
+            f"[{type(config).__name__}] layers_pattern expected layers_to_transform, the indices that it counts; got "
+            f"layers_pattern={config.layers_pattern!r} alone"
+        )
     here = {block_of(path, config.layers_pattern) for path in paths} - {None}
     absent = [str(index) for index in layers or () if index not in here]
-    if config.layers_pattern and layers is not None and not here:
+    if config.layers_pattern and not here:
         lists = [path.rpartition(".")[0] for path in paths if path.rpartition(".")[2].isdigit()]
-        raise _miss(config, "layers_pattern", str(config.layers_pattern), lists)
+        raise _miss(config, "layers_pattern", [str(config.layers_pattern)], lists)
     if absent:
         among = f" in {config.layers_pattern}" if config.layers_pattern else ""
         raise ValueError(
@@ -186,9 +193,9 @@ def _linear(model: nn.Module, config: PeftConfig, targets: list[str] | str) -> l
             raise _miss(config, "target_modules", targets, [place.path for place in linears])
     else:
         matched = [place for place in all_places if named(targets, place.path)]
-        for name in targets:
-            if not any(named([name], place.path) for place in all_places):
-                raise _miss(config, "target_modules", name, [place.path for place in linears])
+        for pattern in each(targets):
+            if not any(named(pattern, place.path) for place in all_places):
+                raise _miss(config, "target_modules", pattern, [place.path for place in linears])
     for place in matched:
         if not base.is_linear(place.module):
             below = [p.path for p in linears if p.path.startswith(place.path + ".")]
@@ -210,11 +217,10 @@ def _wired(model: nn.Module, config: PeftConfig, targets: dict[str, Any]) -> lis
                 f"[{type(config).__name__}] a wiring must be one of: {', '.join(known)}, or input:N and parallel:N "
                 f"for the N-th argument; got {wiring}{suggestion(kind, known)}"
             )
-        for one in [patterns] if isinstance(patterns, str) else patterns:
-            pattern = one if isinstance(patterns, str) else [one]
+        for pattern in each(patterns):
             matched = [place for place in all_places if named(pattern, place.path)]
             if not matched:
-                raise _miss(config, f"target_modules[{wiring!r}]", one, [place.path for place in all_places])
+                raise _miss(config, f"target_modules[{wiring!r}]", pattern, [place.path for place in all_places])
             for place in matched:
                 _check_wiring(config, wiring, place, all_places)
             found += [Found(place, kind, int(argument or 0)) for place in matched]
@@ -284,11 +290,22 @@ def _default(model: nn.Module, config: PeftConfig) -> list[Found]:
     return _linear(model, config, default_targets(model, config)["target_modules"])
 
 
-def _miss(config: PeftConfig, what: str, name: str, known: list[str]) -> ValueError:
-    words = [*tails(known), *known]
+def each(patterns: list[str] | str | None) -> list[list[str] | str]:
+    """What must match something, each by itself: the names of a list, or a regular expression."""
+    return [patterns] if isinstance(patterns, str) else [[name] for name in patterns or []]
+
+
+def _miss(
+    config: PeftConfig, what: str, pattern: list[str] | str, known: list[str], among: str = "modules"
+) -> ValueError:
+    """The error for a field (`what`) of which a pattern of `each` matches nothing."""
+    name, rule = (pattern, WHOLE) if isinstance(pattern, str) else (pattern[0], "")
+    meant = suggestion(name, [*tails(known), *known])
+    if rule and any(named([name], path) for path in known):
+        meant = f"; did you mean [{name!r}]?"
     return ValueError(
-        f"[{type(config).__name__}] {what} names `{name}`, which matches no module{suggestion(name, words)}"
-        f" ({'targets' if what in PATTERNS else 'modules'} here: {listed(tails(known))})"
+        f"[{type(config).__name__}] {what} names `{name}`, which matches no module{rule}{meant}"
+        f" ({among} here: {listed(tails(known))})"
     )
 
 

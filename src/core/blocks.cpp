@@ -86,7 +86,7 @@ std::vector<Step> steps(at::TensorList factors, const at::Tensor& like) {
 at::Tensor KroneckerProduct::dense(const Params& params) const {
   const auto factors = prepare(params);
   at::Tensor m = factors[0];
-  for (size_t k = 1; k < factors.size(); ++k) m = at::kron(m, factors[k]);
+  for (size_t k = 1; k < factors.size(); ++k) m = at::kron(m.contiguous(), factors[k].contiguous());  // it views both
   return m;
 }
 

@@ -207,8 +207,6 @@ bool path_matches(const json& patterns, const std::string& path) {
 }
 
 json pattern_value(const json& patterns, const std::string& path, const json& fallback) {
-  VENEER_CHECK(patterns.is_object() || patterns.is_null(), "config", "expected an object {pattern: value}, got ",
-               patterns.dump());
   for (const auto& [key, value] : patterns.items()) {
     if (std::regex_match(path, pattern_of("(.*\\.)?(" + key + ")"))) return value;
   }

@@ -48,6 +48,20 @@ void check_range(const std::string& owner, const Option& option, double value) {
                ", got ", value);
 }
 
+json checked(const std::string& owner, const Option& option, const json& value);
+
+json checked_by_module(const std::string& owner, const Option& option, const OptionTable& table, const json& values) {
+  VENEER_CHECK(values.is_object() || values.is_null(), owner, option.name, " must be an object {pattern: value}, got ",
+               values.dump());
+  Option of = *std::find_if(table.begin(), table.end(), [&](const Option& other) { return other.name == option.of; });
+  json all = json::object();
+  for (const auto& [pattern, value] : values.items()) {
+    of.name = c10::str(option.name, "[\"", pattern, "\"]");
+    all[pattern] = checked(owner, of, value);
+  }
+  return all;
+}
+
 json checked(const std::string& owner, const Option& option, const json& value) {
   switch (option.type) {
     case Option::Type::integer: {
@@ -118,6 +132,12 @@ Option Option::any(std::string name, std::string fallback, std::string help, std
           unbounded,       {},        std::move(annotation)};
 }
 
+Option Option::by_module(std::string name, std::string of, std::string help, std::string annotation) {
+  Option option = any(std::move(name), "{}", std::move(help), std::move(annotation));
+  option.of = std::move(of);
+  return option;
+}
+
 OptionTable operator+(OptionTable a, const OptionTable& b) {
   a.insert(a.end(), b.begin(), b.end());
   return a;
@@ -133,7 +153,9 @@ Options::Options(const std::string& owner, const OptionTable& table, const nlohm
   }
   for (const auto& option : table) {
     const auto found = values.find(option.name);
-    (*values_)[option.name] = checked(owner, option, found == values.end() ? json::parse(option.fallback) : *found);
+    const nlohmann::json value = found == values.end() ? json::parse(option.fallback) : *found;
+    (*values_)[option.name] =
+        option.of.empty() ? checked(owner, option, value) : checked_by_module(owner, option, table, value);
   }
 }
 

@@ -156,7 +156,9 @@ std::shared_ptr<const BoundMethod> from_plan(const std::string& method, const st
                method, "expected a plan made by veneer::bind_method, got ", plan);
   auto bound = std::make_shared<BoundMethod>();
   bound->name = method;
-  bound->method = bind_one(entry, Options(method, entry.options, parsed["options"]), site_from(parsed["site"]));
+  const Site site = site_from(parsed["site"]);
+  bound->d_in = site.d_in, bound->d_out = site.d_out;
+  bound->method = bind_one(entry, Options(method, entry.options, parsed["options"]), site);
   bound->specs = bound->method->parameters();
   bound->own = bound->specs.size();
   for (const auto& shared : parsed["shared"]) {

@@ -20,8 +20,7 @@ bool takes_row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Te
   const auto takes = [](const at::Tensor& t) {
     return !device::is_wrapped(t) && device::on_cpu(t) && wide_type(t.scalar_type()) == at::kFloat;
   };
-  return !device::is_wrapped(weight) && takes_rows(weight) && takes(a) && takes(b) && a.size(0) > 0 &&
-         a.size(0) <= limits().tiled_rank;
+  return takes_rows(weight) && takes(a) && takes(b) && a.size(0) > 0 && a.size(0) <= limits().tiled_rank;
 }
 
 at::Tensor row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b, double scale) {

@@ -18,7 +18,8 @@ namespace {
 
 int64_t row_of(const Options& options, const MatrixSite& site) {
   const std::string role = options.text("role") == "auto" ? site.role : options.text("role");
-  return attention_projection("cp", role, "give the option role");
+  return attention_projection("cp", role,
+                              "give the option role (AdditiveConfig(matrix={\"name\": \"cp\", \"role\": ...}))");
 }
 
 int64_t layer_of(const Options& options, const MatrixSite& site) {

@@ -87,9 +87,9 @@ const RegisterConfig config{
                      "DoRA with dropout: HF PEFT's semantics, or the cheaper shared base product", {"peft", "shared"}),
       Option::any("init_lora_weights", "true", "true: B zero; false: B random too; \"gaussian\": A normal, B zero",
                   "bool | str"),
-      Option::any("rank_pattern", "{}", "ranks by module: {regular expression of the path or its end: r}",
-                  "dict[str, int]"),
-      Option::any("alpha_pattern", "{}", "lora_alpha by module, as rank_pattern", "dict[str, float]")},
+      Option::by_module("rank_pattern", "r", "ranks by module: {regular expression of the path or its end: r}",
+                        "dict[str, int]"),
+      Option::by_module("alpha_pattern", "lora_alpha", "lora_alpha by module, as rank_pattern", "dict[str, float]")},
      // Values at which HF PEFT's other fields change nothing.
      R"({"megatron_core": "megatron.core", "qalora_group_size": 16, "runtime_config": {"ephemeral_gpu_offload": false}})",
      lora,

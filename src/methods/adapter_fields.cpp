@@ -15,6 +15,16 @@ const std::vector<std::string>& placements() {
   return names;
 }
 
+void refuse_others(const std::string& owner, const OptionTable& table, const nlohmann::json& fields,
+                   const std::vector<std::string>& others, const std::string& kind) {
+  for (const auto& option : table) {
+    if (std::find(others.begin(), others.end(), option.name) == others.end()) continue;
+    const nlohmann::json& value = fields.at(option.name);
+    VENEER_CHECK(value == nlohmann::json::parse(option.fallback), owner, option.name, " has no effect with ", kind,
+                 ", got ", value.dump());
+  }
+}
+
 void default_placement(const std::string& owner, nlohmann::json& fields, bool layer, const std::string& fallback) {
   nlohmann::json& placement = fields.at("placement");
   if (placement.is_null()) {

@@ -14,8 +14,8 @@ const RegisterConfig config{
      "C3AConfig",
      "Block-circular convolution as the update: C3A (arXiv 2407.19342)",
      {Option::integer("block_size", 256, "b, the size of a block; it must divide d_in and d_out", 1),
-      Option::any("block_size_pattern", "{}", "block sizes by module: {regular expression of the path or its end: b}",
-                  "dict[str, int]"),
+      Option::by_module("block_size_pattern", "block_size",
+                        "block sizes by module: {regular expression of the path or its end: b}", "dict[str, int]"),
       Option::any("init_weights", "true",
                   "true: zero, the base model exactly; false or \"xavier_uniform\" (HF PEFT's default), \"gaussian\", "
                   "\"kaiming_uniform\": random",

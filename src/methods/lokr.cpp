@@ -25,9 +25,9 @@ const RegisterConfig config{
                       -1),
       Option::any("init_weights", "true",
                   "true: the smaller factor zero; \"lycoris\": the larger one; false: both random", "bool | str"),
-      Option::any("rank_pattern", "{}", "ranks by module: {regular expression of the path or its end: r}",
-                  "dict[str, int]"),
-      Option::any("alpha_pattern", "{}", "alpha by module, as rank_pattern", "dict[str, float]")},
+      Option::by_module("rank_pattern", "r", "ranks by module: {regular expression of the path or its end: r}",
+                        "dict[str, int]"),
+      Option::by_module("alpha_pattern", "alpha", "alpha by module, as rank_pattern", "dict[str, float]")},
      "{}",
      [](const Options& fields, const Site& site) {
        const nlohmann::json& start = fields.value("init_weights");

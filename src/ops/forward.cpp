@@ -20,32 +20,63 @@ namespace {
 
 using at::Tensor;
 
-// Kernels are given addresses, and would read those of another device.
+// Kernels are given addresses: they would read those of another device, and past the end of what is too small.
 void check_device(const std::string& method, const std::string& name, const Tensor& tensor, const Tensor& like) {
-  VENEER_CHECK(!tensor.defined() || tensor.device() == like.device(), method,
-               "expected all tensors on one device, got ", name, " on ", tensor.device(), " and an input on ",
-               like.device());
+  VENEER_CHECK(tensor.device() == like.device(), method, "expected all tensors on one device, got ", name, " on ",
+               tensor.device(), " and an input on ", like.device());
+}
+
+void check_sizes(const std::string& method, const std::string& name, const Tensor& tensor, at::IntArrayRef sizes) {
+  const auto dims = static_cast<size_t>(tensor.dim());
+  bool same = dims == sizes.size();
+  for (size_t i = 0; same && i < dims; ++i) same = tensor.sym_size(static_cast<int64_t>(i)) == sizes[i];
+  VENEER_CHECK(same, method, "expected ", name, " of sizes ", sizes, ", got ", tensor.sym_sizes());
+}
+
+void check_output(const BoundMethod& bound, const std::string& method, const Tensor& y, const Tensor& x) {
+  bool same = y.dim() == x.dim() && y.sym_size(-1) == bound.d_out;
+  for (int64_t i = 0; same && i + 1 < x.dim(); ++i) same = y.sym_size(i) == x.sym_size(i);
+  VENEER_CHECK(same, method, "expected the base's output of the input's sizes but for the last, which is ", bound.d_out,
+               ", got ", y.sym_sizes(), " for an input of sizes ", x.sym_sizes());
 }
 
 Params checked_params(const BoundMethod& bound, const std::string& method, at::TensorList params, const Tensor& like) {
   VENEER_CHECK(params.size() == bound.specs.size(), method, "expected ", bound.specs.size(), " parameters, got ",
                params.size());
-  for (size_t i = 0; i < params.size(); ++i) check_device(method, bound.specs[i].name, params[i], like);
+  for (size_t i = 0; i < params.size(); ++i) {
+    const ParameterSpec& spec = bound.specs[i];
+    check_device(method, spec.name, params[i], like);
+    if (i < bound.own) check_sizes(method, spec.name, params[i], spec.shape);  // a plan does not have shared ones'
+  }
   return {bound.specs, params};
+}
+
+void check_input(const BoundMethod& bound, const std::string& method, const Tensor& x) {
+  VENEER_CHECK(x.dim() >= 1, method, "expected an input [*, d_in], got a scalar");
+  VENEER_CHECK(x.is_floating_point(), method, "expected a floating-point input, got ", x.scalar_type());
+  VENEER_CHECK(x.sym_size(-1) == bound.d_in, method, "expected an input [*, ", bound.d_in, "], got ", x.sym_sizes());
 }
 
 Tensor forward(const std::string& method, const std::string& options, const Tensor& x, const OptionalTensor& y,
                const OptionalTensor& weight, const OptionalTensor& bias, at::TensorList params,
                const OptionalTensor& seed, const std::string& build) {
   const auto bound = from_plan(method, options);
-  VENEER_CHECK(x.dim() >= 1, method, "expected an input [*, d_in], got a scalar");
-  VENEER_CHECK(x.is_floating_point(), method, "expected a floating-point input, got ", x.scalar_type());
+  check_input(*bound, method, x);
   VENEER_CHECK(y.has_value() || weight.has_value(), method, "expected the base's output or its weight, got neither");
+  VENEER_CHECK(weight.has_value() || !bound->method->needs_weight(), method, "needs the base's weight, got none");
+  const auto check = [&](const OptionalTensor& tensor, const char* name, at::IntArrayRef sizes) {
+    if (!tensor.has_value()) return;
+    check_device(method, name, *tensor, x);
+    check_sizes(method, name, *tensor, sizes);
+  };
+  check(weight, "the base's weight", {bound->d_out, bound->d_in});
+  check(bias, "the base's bias", {bound->d_out});
+  check(seed, "the seed", {1});
+  if (y.has_value()) {
+    check_device(method, "the base's output", *y, x);
+    check_output(*bound, method, *y, x);
+  }
   const Input in{x, tensor(y), tensor(weight), tensor(bias), tensor(seed)};
-  check_device(method, "the base's output", in.y, x);
-  check_device(method, "the base's weight", in.weight, x);
-  check_device(method, "the base's bias", in.bias, x);
-  check_device(method, "the seed", in.seed, x);
   const Params checked = checked_params(*bound, method, params, x);
   return takes_fused(*bound->method, in, params) ? call_fused(*bound, in, params, build)
                                                  : bound->method->forward(in, checked);
@@ -54,6 +85,7 @@ Tensor forward(const std::string& method, const std::string& options, const Tens
 Tensor forward_input(const std::string& method, const std::string& options, const Tensor& x, at::TensorList params,
                      const std::string& /*build*/) {
   const auto bound = from_plan(method, options);
+  check_input(*bound, method, x);
   return bound->method->input(x, checked_params(*bound, method, params, x));
 }
 
@@ -61,12 +93,14 @@ Tensor merged_weight(const std::string& method, const std::string& options, cons
                      const std::string& /*build*/) {
   const auto bound = from_plan(method, options);
   VENEER_CHECK(bound->method->mergeable(), method, "cannot be merged: ", bound->method->merge_refusal());
+  check_sizes(method, "the base's weight", weight, {bound->d_out, bound->d_in});
   return bound->method->weight(weight, checked_params(*bound, method, params, weight));
 }
 
 Tensor merged_bias(const std::string& method, const std::string& options, const Tensor& bias, at::TensorList params,
                    const std::string& /*build*/) {
   const auto bound = from_plan(method, options);
+  check_sizes(method, "the base's bias", bias, {bound->d_out});
   return bound->method->bias(bias, checked_params(*bound, method, params, bias));
 }
 

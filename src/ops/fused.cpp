@@ -126,26 +126,32 @@ class FusedFunction : public torch::autograd::Function<FusedFunction> {
 
   // With create_graph: the gradient of the definition, which can be differentiated again.
   static std::vector<Tensor> differentiable(torch::autograd::AutogradContext& context, const Tensor& dy,
-                                            const torch::autograd::variable_list& saved, at::TensorList params) {
+                                            torch::autograd::variable_list saved, at::TensorList params) {
     auto& data = context.saved_data;
     const auto bound = from_plan(data["method"].toStringRef(), data["options"].toStringRef());
-    // The slope in y is one, so where the host called the base any y gives the same gradients.
-    const auto given = static_cast<Y>(data["y"].toInt());
-    const Tensor y = given == Y::none ? Tensor() : at::zeros_like(dy);
-    const Tensor out = bound->method->forward({saved[0], y, saved[2], saved[3], saved[1]}, {bound->specs, params});
+    // Of views: one of these tensors may have been made of another (a layer that is called twice, say), and the
+    // gradients of this call alone are asked for.
+    std::vector<Tensor> own(params.begin(), params.end());
     torch::autograd::variable_list inputs;
     std::vector<size_t> places;
-    const auto add = [&](const Tensor& input, size_t place) {
+    const auto add = [&](Tensor& input, size_t place) {
       if (!input.requires_grad()) return;
+      input = input.view_as(input);
       inputs.push_back(input);
       places.push_back(place);
     };
-    for (size_t i = 0; i < params.size(); ++i) add(params[i], i);
-    add(saved[0], params.size());
-    std::vector<Tensor> results(params.size() + 1);
-    const auto found = torch::autograd::grad({out}, inputs, {dy}, /*retain_graph=*/true, /*create_graph=*/true,
-                                             /*allow_unused=*/true);
-    for (size_t i = 0; i < places.size(); ++i) results[places[i]] = found[i];
+    for (size_t i = 0; i < own.size(); ++i) add(own[i], i);
+    add(saved[0], own.size());
+    std::vector<Tensor> results(own.size() + 1);
+    const auto given = static_cast<Y>(data["y"].toInt());
+    if (!inputs.empty()) {
+      // The slope in y is one, so where the host called the base any y gives the same gradients.
+      const Tensor y = given == Y::none ? Tensor() : at::zeros_like(dy);
+      const Tensor out = bound->method->forward({saved[0], y, saved[2], saved[3], saved[1]}, {bound->specs, own});
+      const auto found = torch::autograd::grad({out}, inputs, {dy}, /*retain_graph=*/true, /*create_graph=*/true,
+                                               /*allow_unused=*/true);
+      for (size_t i = 0; i < places.size(); ++i) results[places[i]] = found[i];
+    }
     if (given == Y::x) results.back() = results.back().defined() ? results.back() + dy : dy;
     return results;
   }

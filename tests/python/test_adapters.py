@@ -150,10 +150,13 @@ def test_names_of_adapters():
         ("default", "already"),
         ("forward", "attribute of"),
         ("training", "attribute of"),
+        ("items", "attribute of ModuleDict"),
+        ("pop", "attribute of ModuleDict"),
+        ("put", "attribute of Tensors"),
         (3, "must be a string"),
     ):
         with pytest.raises(ValueError, match=message):
-            adapted.add_adapter(name, ROWS["lora"].make(MLP))
+            adapted.add_adapter(name, ROWS["lora"].make(MLP, modules_to_save=["head"]))
     for call in (
         adapted.set_adapter,
         adapted.delete_adapter,

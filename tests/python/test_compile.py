@@ -66,6 +66,17 @@ def test_one_graph_serves_four_shapes(row, training):
     check(model, adapted, [features(rows) for rows in (5, 2, 7, 11)])
 
 
+@pytest.mark.parametrize("row", EACH_ROW)
+def test_exports(row):
+    model = MODELS["mlp"]
+    adapted = scramble(adapt(model, row))
+    batch = {0: torch.export.Dim.DYNAMIC}
+    with torch.no_grad():
+        program = torch.export.export(adapted, (features()["x"],), dynamic_shapes={"args": (batch,)})
+    for rows in (5, 3):
+        torch.testing.assert_close(program.module()(features(rows)["x"]), model.run(adapted, **features(rows)))
+
+
 @pytest.mark.parametrize("row", [ROWS[name] for name in ("lora", "parallel")], ids=lambda row: row.name)
 def test_one_graph_of_a_transformer(row):
     model = MODELS["bert"]

@@ -4,8 +4,9 @@
 
 import pytest
 import torch
+from checks import trained
 from models import MODELS
-from rows import ROWS, adapt
+from rows import EACH_ROW, ROWS, adapt
 from torch import nn
 from torch._subclasses.fake_tensor import FakeTensorMode
 
@@ -53,3 +54,14 @@ def test_tensors_of_another_device_are_refused(name):
             holder._parameters[tensor] = nn.Parameter(holder._parameters[tensor].to("meta"))
     with pytest.raises(ValueError, match=r"expected all tensors on one device, got \w+ on meta and an input on cpu"):
         model.run(adapted)
+
+
+@pytest.mark.parametrize("row", EACH_ROW)
+def test_the_meta_device_tells_sizes(row):
+    model = MODELS["mlp"]
+    adapted = adapt(model, row).to("meta").train()
+    y = adapted(x=model.inputs()["x"].to("meta"))
+    assert y.is_meta
+    assert y.shape == model.base_output().shape
+    y.sum().backward()
+    assert all(p.grad.is_meta for p in trained(adapted).values())

@@ -318,3 +318,23 @@ def test_unknown_architectures_show_how_to_name_modules(placement):
         match=r"is known for bert, .*; this model is unheard_of\. Name the modules instead: .*output: u -> u \+ a\(u\)",
     ):
         get_peft_model(model, BottleneckConfig(placement=placement))
+
+
+@pytest.mark.parametrize("wiring", ["output", "input", "parallel"])
+def test_adapters_at_one_place_are_summed(wiring):
+    config = veneer.AdditiveConfig(matrix={"name": "low_rank", "rank": 2}, target_modules={wiring: ["0"]})
+    model = get_peft_model(nn.Sequential(nn.Linear(6, 6)), config, "one")
+    model.add_adapter("two", config)
+    x = torch.randn(4, 6)
+
+    def with_adapters(*names):
+        model.set_adapter(list(names))
+        return model(x)
+
+    with_adapters("one", "two")
+    scramble(model)
+    with model.disable_adapter():
+        base = model(x)
+    expected = with_adapters("one") + with_adapters("two") - base
+    torch.testing.assert_close(with_adapters("one", "two"), expected)
+    torch.testing.assert_close(with_adapters("two", "one"), expected)

@@ -9,6 +9,7 @@ import torch
 from checks import assert_same, scramble, trained
 from models import MODELS
 from rows import EVERY, MERGEABLE, ROWS, adapt
+from torch import nn
 
 import veneer
 
@@ -155,6 +156,94 @@ def test_what_is_merged_is_what_is_unloaded():
     torch.testing.assert_close(model.run(twin.merge_and_unload()), second, rtol=1e-5, atol=1e-5)
     adapted.unmerge_adapter()
     assert torch.equal(model.run(adapted), first)
+
+
+def module_of_two_names():
+    layer = nn.Linear(4, 4)
+    return nn.Sequential(layer, nn.ReLU(), layer)
+
+
+def tied_weight():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    model[2].weight = model[0].weight
+    return model
+
+
+def tied_buffer():
+    model = nn.Sequential(nn.Linear(4, 4), nn.ReLU(), nn.Linear(4, 4))
+    weight = model[0].weight.detach()
+    for layer in (model[0], model[2]):
+        del layer.weight
+        layer.register_buffer("weight", weight)
+    return model
+
+
+def with_computed_bias():
+    layer = nn.Linear(4, 4)
+    nn.utils.parametrize.register_parametrization(layer, "bias", nn.Identity())
+    return nn.Sequential(layer)
+
+
+TIED = r"cannot merge: the weight of 0 is also that of 2, which merging would change; untie them first"
+COMPUTED = r"cannot merge: 0 .*: its weight is computed, not stored"
+
+
+@pytest.mark.parametrize(
+    ("build", "message"),
+    [
+        (module_of_two_names, TIED),
+        (tied_weight, TIED),
+        (tied_buffer, TIED),
+        (lambda: nn.Sequential(nn.utils.spectral_norm(nn.Linear(4, 4))), COMPUTED),
+        (lambda: nn.Sequential(nn.utils.weight_norm(nn.Linear(4, 4))), COMPUTED),
+        (lambda: nn.Sequential(nn.utils.parametrizations.spectral_norm(nn.Linear(4, 4))), COMPUTED),
+        (with_computed_bias, COMPUTED.replace("weight", "bias")),
+    ],
+    ids=["two names", "tied", "tied buffer", "spectral_norm", "weight_norm", "parametrized", "parametrized bias"],
+)
+@pytest.mark.parametrize("merge", ["merge_adapter", "merge_and_unload"])
+@pytest.mark.filterwarnings("ignore:.*weight_norm. is deprecated")
+def test_weights_that_merging_cannot_own_are_refused(build, message, merge):
+    adapted = scramble(veneer.get_peft_model(build(), veneer.LoraConfig(target_modules="0"))).eval()
+    x = torch.randn(2, 4)
+    expected = adapted(x)
+    with pytest.raises(ValueError, match=message):
+        getattr(adapted, merge)()
+    assert torch.equal(adapted(x), expected)
+
+
+def test_a_weight_of_the_model_itself_is_tied_too():
+    base = nn.Sequential(nn.Linear(4, 4))
+    base.register_parameter("own", base[0].weight)
+    adapted = scramble(veneer.get_peft_model(base, veneer.LoraConfig(target_modules=["0"])))
+    with pytest.raises(ValueError, match="the weight of 0 is also that of the model, which merging would change"):
+        adapted.merge_adapter()
+
+
+def test_a_tied_bias_is_refused_where_it_changes():
+    def tied():
+        base = nn.Sequential(nn.Linear(4, 4), nn.Linear(4, 4))
+        base[1].bias = base[0].bias
+        return base
+
+    scaled = scramble(veneer.get_peft_model(tied(), veneer.IA3Config(target_modules=["0"], feedforward_modules=[])))
+    with pytest.raises(ValueError, match="the bias of 0 is also that of 1, which merging would change"):
+        scaled.merge_adapter()
+    x = torch.randn(2, 4)
+    adapted = scramble(veneer.get_peft_model(tied(), veneer.LoraConfig(target_modules=["0"]))).eval()
+    expected = adapted(x)
+    torch.testing.assert_close(adapted.merge_and_unload()(x), expected, rtol=1e-5, atol=1e-5)
+
+
+def test_a_buffer_is_merged_into():
+    layer = nn.Linear(4, 4)
+    weight = layer.weight.detach()
+    del layer.weight
+    layer.register_buffer("weight", weight)
+    adapted = scramble(veneer.get_peft_model(nn.Sequential(layer), veneer.LoraConfig(target_modules=["0"]))).eval()
+    x = torch.randn(2, 4)
+    expected = adapted(x)
+    torch.testing.assert_close(adapted.merge_and_unload()(x), expected, rtol=1e-5, atol=1e-5)
 
 
 @pytest.mark.parametrize("placement", ["houlsby", "pfeiffer", "parallel"])

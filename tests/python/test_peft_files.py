@@ -8,7 +8,7 @@ import warnings
 
 import pytest
 import torch
-from checks import scramble
+from checks import assert_same, scramble
 from models import MODELS
 from peft_cases import (
     EACH,
@@ -109,6 +109,81 @@ def test_all_linear_and_task_heads_go_both_ways(model, task_type, tmp_path):
     own.save_pretrained(tmp_path / "theirs")
     got = MODELS[model].run(ours_from(tmp_path / "theirs", model, torch.float64), torch.float64)
     torch.testing.assert_close(got, MODELS[model].run(own, torch.float64), rtol=1e-11, atol=1e-12)
+
+
+def test_biases_of_a_head_with_modules_below_it(tmp_path):
+    """With bias="all" PEFT writes the trained head's biases a second time, under the wrapper and the adapter's name."""
+    for name in ("default", "other"):
+        config = peft.LoraConfig(target_modules=["query"], task_type="SEQ_CLS", bias="all")
+        theirs = peft.get_peft_model(MODELS["roberta"].build(torch.float64), config, name)
+        scramble(theirs.eval()).save_pretrained(tmp_path)
+        folder = tmp_path if name == "default" else tmp_path / name
+        double = f"base_model.model.classifier.modules_to_save.{name}.dense.bias"
+        tensors = load_file(folder / WEIGHTS)
+        assert double in tensors
+        ours = ours_from(folder, "roberta", torch.float64)
+        torch.testing.assert_close(
+            MODELS["roberta"].run(ours, torch.float64), MODELS["roberta"].run(theirs, torch.float64)
+        )
+        save_file({**tensors, double: tensors[double] + 1}, folder / WEIGHTS)  # no double: which one was meant?
+        with pytest.raises(ValueError, match=f"unexpected: {double}$"):
+            ours_from(folder, "roberta", torch.float64)
+
+
+EMBEDDINGS = {
+    "adapted head": ({"target_modules": ["q_proj", "lm_head"]}, {}, ["lm_head.base_layer.weight"]),
+    "embeddings": (
+        {"target_modules": ["q_proj"]},
+        {"save_embedding_layers": True},
+        ["lm_head.weight", "model.embed_tokens.weight"],
+    ),
+    "embeddings, trained head": (
+        {"target_modules": ["q_proj"], "modules_to_save": ["lm_head"]},
+        {"save_embedding_layers": True},
+        ["lm_head.original_module.weight", "model.embed_tokens.weight"],
+    ),
+}
+
+
+@pytest.mark.parametrize("case", EMBEDDINGS)
+def test_embeddings_in_a_file_go_into_the_base(case, tmp_path, caplog):
+    fields, saving, keys = EMBEDDINGS[case]
+    llama = MODELS["llama"]
+    config = peft.LoraConfig(init_lora_weights=False, **fields)
+    theirs = peft.get_peft_model(llama.build(torch.float64), config).eval()
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore")  # of PEFT's own
+        theirs.save_pretrained(tmp_path, **saving)
+    tensors = load_file(tmp_path / WEIGHTS)
+    keys = [f"base_model.model.{key}" for key in keys]
+    assert {*keys} <= {*tensors}
+    expected = llama.run(theirs, torch.float64)
+    torch.testing.assert_close(llama.run(ours_from(tmp_path, "llama", torch.float64), torch.float64), expected)
+    assert not caplog.records  # the base has these numbers
+    # Other numbers replace the base's, as in PEFT.
+    save_file({**tensors, **{key: tensors[key] + 0.1 for key in keys}}, tmp_path / WEIGHTS)
+    again = peft.PeftModel.from_pretrained(llama.build(torch.float64), tmp_path).eval()
+    ours = ours_from(tmp_path, "llama", torch.float64)
+    torch.testing.assert_close(llama.run(ours, torch.float64), llama.run(again, torch.float64))
+    for key in keys:
+        assert torch.equal(ours.state_dict()[key], again.state_dict()[key])
+    assert f"replaced tensors of the base, for all adapters, and saving an adapter does not write them: {keys[0]}" in (
+        caplog.text
+    )
+    # Of other shapes, or of other modules of the base, they are errors, and the base stays as it is.
+    base = llama.build(torch.float64)
+    before = {key: tensor.clone() for key, tensor in base.state_dict().items()}
+    for wrong, message in (
+        ({keys[0]: tensors[keys[0]][:-1]}, f"other shapes: {keys[0]}: expected"),
+        (
+            {"base_model.model.model.norm.weight": torch.ones(24)},
+            r"unexpected: base_model\.model\.model\.norm\.weight$",
+        ),
+    ):
+        save_file({**tensors, **wrong}, tmp_path / WEIGHTS)
+        with pytest.raises(ValueError, match=message):
+            veneer.PeftModel.from_pretrained(base, tmp_path)
+        assert_same(base.state_dict(), before)
 
 
 # Real files ----------------------------------------------------------------------------------------------------------

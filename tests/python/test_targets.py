@@ -2,6 +2,8 @@
 # SPDX-License-Identifier: Apache-2.0
 """Where adapters go; and what is refused, in which words."""
 
+import dataclasses
+
 import pytest
 import torch
 from checks import assert_same, scramble
@@ -12,6 +14,7 @@ from torch import nn
 
 import veneer
 from veneer import BottleneckConfig, LoraConfig, SurmConfig, get_peft_model
+from veneer.config import CONFIG_CLASSES
 
 MLP, BERT = MODELS["mlp"], MODELS["bert"]
 
@@ -148,10 +151,30 @@ class Named(nn.Module):
             {"target_modules": ["first", "thrid"]},
             "names `thrid`, which matches no module",
         ),  # a partial miss too
-        (LoraConfig, {"target_modules": "secon"}, "did you mean `second`?"),
+        (
+            LoraConfig,
+            {"target_modules": "secon"},
+            "names `secon`, .*: a string is a regular expression of the whole path, names go into a list; did you mean `second`",
+        ),
+        (
+            LoraConfig,
+            {"target_modules": "0"},
+            r"names `0`, .*a regular expression of the whole path.*did you mean \['0'\]\?",
+        ),
+        (
+            LoraConfig,
+            {"target_modules": ["first"], "exclude_modules": "0"},
+            r"exclude_modules names `0`, .*a regular expression of the whole path.*did you mean \['0'\]\?",
+        ),
+        (
+            BottleneckConfig,
+            {"target_modules": {"output": "0"}},
+            r"\['output'\] names `0`, .*a regular expression of the whole path.*did you mean \['0'\]\?",
+        ),
         (LoraConfig, {"target_modules": "seco[nd"}, "expected a regular expression, got seco"),
         (LoraConfig, {"target_modules": ["embedding"]}, "expected linear layers .* got embedding, a Embedding"),
-        (LoraConfig, {"target_modules": []}, "nothing is left to adapt|target_modules"),
+        (LoraConfig, {"target_modules": []}, r"target_modules is empty, got \[\]; expected at least one name"),
+        (BottleneckConfig, {"target_modules": {"output": []}}, r"target_modules is empty, got \{'output': \[\]\}"),
         (
             LoraConfig,
             {"target_modules": ["first"], "exclude_modules": ["frist"]},
@@ -161,7 +184,7 @@ class Named(nn.Module):
         (
             LoraConfig,
             {"target_modules": ["first"], "exclude_modules": "frist"},
-            r"exclude_modules names `frist`.*did you mean `first`\? ",
+            r"exclude_modules names `frist`, .*a regular expression of the whole path.*did you mean `first`\? ",
         ),
         (
             LoraConfig,
@@ -172,6 +195,11 @@ class Named(nn.Module):
             LoraConfig,
             {"target_modules": ["0"], "layers_to_transform": [0], "layers_pattern": "blokcs"},
             "layers_pattern names `blokcs`, which matches no module; did you mean `blocks`",
+        ),
+        (
+            LoraConfig,
+            {"target_modules": ["0"], "layers_pattern": "blocks"},
+            "layers_pattern expected layers_to_transform, .*got layers_pattern='blocks' alone",
         ),
         (LoraConfig, {}, 'target_modules is needed: .* Its linear layers: first, second, 0, 1; or "all-linear"'),
         (
@@ -230,6 +258,22 @@ def test_target_errors_and_the_model_is_as_before(config, fields, message):
         adapted.add_adapter("second", config(**fields))
     assert set(adapted.state_dict()) == keys
     assert list(adapted.peft_config) == ["default"]
+
+
+BY_MODULE = [
+    (config, field.name)
+    for config in CONFIG_CLASSES.values()
+    for field in dataclasses.fields(config)
+    if field.name.endswith("_pattern") and field.type.startswith("dict")
+]
+
+
+@pytest.mark.parametrize(("config", "field"), BY_MODULE)
+def test_a_value_by_module_names_a_target(config, field):
+    message = rf"{field} names `qurey`, which matches no module; did you mean `query`\? \(targets here: query\)"
+    with pytest.raises(ValueError, match=message):
+        get_peft_model(BERT.build(), config(target_modules=["query"], **{field: {"query": 4, "qurey": 4}}))
+    get_peft_model(BERT.build(), config(target_modules=["query"], **{field: {"query": 4}}))
 
 
 class Coprime(nn.Module):

@@ -149,8 +149,57 @@ def test_an_adapter_frozen_by_set_adapter_stays_so():
     assert not trained(adapted)
     adapted.delete_adapter("b")
     assert not trained(adapted)
+    adapted.merge_adapter()
+    adapted.unmerge_adapter()
+    assert not trained(adapted)
     adapted.set_adapter("default")
     assert trained(adapted)
+
+
+@pytest.mark.parametrize("row", EACH_ROW)
+def test_an_adapter_loaded_frozen_is_trained_once_it_is_set(row, tmp_path):
+    """As in HF PEFT: what is_trainable says holds until the next set_adapter."""
+    adapted = adapt(BERT, row, task_type="SEQ_CLS")
+    names = set(trained(adapted))
+    adapted.save_pretrained(tmp_path)
+    loaded = PeftModel.from_pretrained(BERT.build(), tmp_path)
+    assert not trained(loaded)
+    loaded.set_adapter("default")
+    assert set(trained(loaded)) == names
+    loaded.set_adapter("default", inference_mode=True)
+    assert not trained(loaded)
+    if row.name == "lora":
+        loaded.load_adapter(tmp_path, "second")
+        assert not trained(loaded)
+        loaded.set_adapter("second")
+        assert set(trained(loaded)) == {name.replace(".default", ".second") for name in names}
+
+
+class Uncopied(nn.Linear):
+    def __deepcopy__(self, memo):
+        raise RuntimeError("no memory for a copy")
+
+
+@pytest.mark.parametrize("used", [False, True], ids=["fresh", "with another adapter"])
+def test_a_module_that_cannot_be_copied_leaves_the_model_as_it_was(used):
+    model = nn.ModuleDict({"first": nn.Linear(4, 4), "norm": nn.LayerNorm(4), "head": Uncopied(4, 4)})
+    config = LoraConfig(target_modules=["first"], modules_to_save=["norm", "head"])
+    add = lambda: get_peft_model(model, config)  # noqa: E731
+    if used:
+        adapted = get_peft_model(model, LoraConfig(target_modules=["first"], modules_to_save=["norm"]))
+        add = lambda: adapted.add_adapter("second", config)  # noqa: E731
+    state = {k: v.clone() for k, v in model.state_dict().items()}
+    flags = {n: p.requires_grad for n, p in model.named_parameters()}
+    modules = [(n, id(m)) for n, m in model.named_modules()]
+    with pytest.raises(RuntimeError, match="no memory for a copy"):
+        add()
+    assert_same(model.state_dict(), state)
+    assert {n: p.requires_grad for n, p in model.named_parameters()} == flags
+    assert [(n, id(m)) for n, m in model.named_modules()] == modules
+    if used:
+        adapted.add_adapter(
+            "second", LoraConfig(target_modules=["first"], modules_to_save=["norm"])
+        )  # the name is free
 
 
 @pytest.mark.parametrize("first", ["heads", "layers"])

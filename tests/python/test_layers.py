@@ -171,7 +171,7 @@ def test_what_a_base_without_a_dense_weight_refuses(kind):
     x = torch.randn(4, D_IN)
     adapted = scramble(get_peft_model(Net(kind).eval(), LoraConfig(target_modules=["fc"])))
     expected = adapted(x)
-    reason = "is parametrized" if kind is parametrized else "has no plain dense weight to merge into"
+    reason = "its weight is computed" if kind is parametrized else "has no plain dense weight to merge into"
     for merge in (adapted.merge_adapter, adapted.merge_and_unload):
         with pytest.raises(ValueError, match=f"cannot merge: fc .*{reason}"):
             merge()

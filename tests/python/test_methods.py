@@ -137,8 +137,9 @@ def check_detached_norm(bound, x, w, b):
 def test_opcheck(name, options):
     x, w, b = inputs(torch.float32)
     bound = make(name, options, dtype=torch.float32)
-    y = x if METHODS[name]["site"] == "hidden" else None
-    arguments = (name, bound.plan, x.requires_grad_(), y, w, b, bound.params, None, _core.build_id())
+    x.requires_grad_()
+    y, w, b = (x, None, None) if METHODS[name]["site"] == "hidden" else (None, w, b)
+    arguments = (name, bound.plan, x, y, w, b, bound.params, None, _core.build_id())
     torch.library.opcheck(ops.forward, arguments)
 
 

@@ -148,15 +148,15 @@ class AdaptedLayer(nn.Module):
             weight = weight.detach()
         if "weight" in self._kept:
             raise RuntimeError(f"[veneer] {self.path} is merged: unmerge_adapter() before adding an adapter")
+        adapter = Adapter(method, [], shared, method.own)
         with torch.no_grad():
-            tensors = method.start(weight, [getattr(h, n).to(device) for h, n in shared], dtype, device)
-        own: list[Slot] = []
+            tensors = method.start(weight, adapter.params(device), dtype, device)
         for spec, tensor in zip(method.own, tensors, strict=True):
             *path, last = spec.key.format(adapter=name).split(".")
             holder = self if not path else self._holder(path)
             Tensors.put(holder, last, tensor, spec.trainable)
-            own.append((holder, last))
-        self.adapters[name] = Adapter(method, own, shared, method.own)
+            adapter.own.append((holder, last))
+        self.adapters[name] = adapter
 
     def _holder(self, path: list[str]) -> Tensors:
         if path[0] not in self._modules:

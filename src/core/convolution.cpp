@@ -48,16 +48,14 @@ Convolution::Convolution(int64_t n, bool negacyclic) : n_(n), negacyclic_(negacy
 // Elsewhere than on the CPU a copy from there would cost more than the numbers, and tracers take only their own
 // tensors.
 at::Tensor Convolution::twist(const at::Tensor& like) const {
-  if (!device::on_cpu(like) || device::is_wrapped(like)) {
-    return half_turn(n_, like.device(), at::toComplexType(like.scalar_type()));
-  }
+  if (!device::on_cpu(like)) return half_turn(n_, like.device(), at::toComplexType(like.scalar_type()));
   return like.scalar_type() == at::kDouble ? wide_twist_ : twist_;
 }
 
 at::Tensor Convolution::correlation(const at::Tensor& x, const at::Tensor& dy) const {
-  const bool simple = !device::is_wrapped(x) && device::on_cpu(x) && x.sizes() == dy.sizes() &&
-                      x.scalar_type() == dy.scalar_type() && x.is_contiguous() && dy.is_contiguous() && !x.is_conj() &&
-                      !dy.is_conj() && !at::GradMode::is_enabled();
+  const bool simple = device::on_cpu(x) && x.sizes() == dy.sizes() && x.scalar_type() == dy.scalar_type() &&
+                      x.is_contiguous() && dy.is_contiguous() && !x.is_conj() && !dy.is_conj() &&
+                      !at::GradMode::is_enabled();
   if (!simple) return signal((x.conj() * dy).sum(0));
   const at::Tensor sums = at::zeros(x.sizes().slice(1), x.options());
   const auto sum = [&]<class T>(T) {

@@ -41,8 +41,6 @@ at::Tensor by_diagonals(const at::Tensor& first, int64_t rows, int64_t columns, 
   return base.defined() ? as(result, base) : result;
 }
 
-bool has_numbers_on_cpu(const at::Tensor& t) { return device::on_cpu(t) && !device::is_wrapped(t); }
-
 }  // namespace
 
 // Row i is a window of the diagonals that starts at d_out - 1 - i.
@@ -50,11 +48,11 @@ at::Tensor with_diagonals(const at::Tensor& diagonals, int64_t d_in) { return di
 
 at::Tensor on_diagonals(const at::Tensor& base, const at::Tensor& diagonals, double scale) {
   const int64_t rows = base.size(0), columns = base.size(1);
-  if (has_numbers_on_cpu(base)) return by_diagonals(diagonals, rows, columns, {}, {}, base, scale);
+  if (device::on_cpu(base)) return by_diagonals(diagonals, rows, columns, {}, {}, base, scale);
   return base.add(as(with_diagonals(diagonals, columns), base), scale);
 }
 
-bool grows(const at::Tensor& like) { return has_numbers_on_cpu(like) || device::on_gpu(like); }
+bool grows(const at::Tensor& like) { return device::on_cpu(like) || device::on_gpu(like); }
 
 at::Tensor grown(const Matrix& matrix, const at::Tensor& left, const at::Tensor& right, at::TensorList prepared,
                  const at::Tensor& base, double scale) {

@@ -17,9 +17,7 @@
 namespace veneer::cpu {
 
 bool takes_row_norms(const at::Tensor& weight, const at::Tensor& a, const at::Tensor& b) {
-  const auto takes = [](const at::Tensor& t) {
-    return !device::is_wrapped(t) && device::on_cpu(t) && wide_type(t.scalar_type()) == at::kFloat;
-  };
+  const auto takes = [](const at::Tensor& t) { return device::on_cpu(t) && wide_type(t.scalar_type()) == at::kFloat; };
   return takes_rows(weight) && takes(a) && takes(b) && a.size(0) > 0 && a.size(0) <= limits().tiled_rank;
 }
 

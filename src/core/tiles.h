@@ -18,8 +18,8 @@ namespace veneer::cpu {
 // Whether x [N, d], N and d at least 1, is contiguous in the memory of a CPU, of numbers that float32 holds.
 inline bool takes_rows(const at::Tensor& x) {
   const auto type = x.scalar_type();
-  return !device::is_wrapped(x) && device::on_cpu(x) && x.dim() == 2 &&
-         (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf) && x.numel() > 0 && x.is_contiguous();
+  return device::on_cpu(x) && x.dim() == 2 && (type == at::kFloat || type == at::kBFloat16 || type == at::kHalf) &&
+         x.numel() > 0 && x.is_contiguous();
 }
 
 // f(T()), T the kernels' type of the numbers of such a tensor.

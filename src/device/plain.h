@@ -12,7 +12,7 @@ namespace veneer::device {
 bool is_wrapped(const at::Tensor& t);
 // Whether t's numbers lie in the memory of a GPU that the library has kernels for.
 bool on_gpu(const at::Tensor& t);
-// Whether t is on the CPU, wrapped or not.
+// Whether t's numbers lie in the memory of a CPU.
 bool on_cpu(const at::Tensor& t);
 
 // Whether kernels may read t 16 bytes at once.

@@ -26,6 +26,6 @@ bool on_gpu(const at::Tensor& /*t*/) { return false; }
 
 #endif
 
-bool on_cpu(const at::Tensor& t) { return t.is_cpu(); }
+bool on_cpu(const at::Tensor& t) { return t.is_cpu() && !is_wrapped(t); }
 
 }  // namespace veneer::device

@@ -16,12 +16,16 @@ const std::vector<std::string>& placements() {
 }
 
 void refuse_others(const std::string& owner, const OptionTable& table, const nlohmann::json& fields,
-                   const std::vector<std::string>& others, const std::string& kind) {
+                   const std::string& kind, const OnlyWith& only) {
+  const std::string chosen = fields.at(kind);
   for (const auto& option : table) {
-    if (std::find(others.begin(), others.end(), option.name) == others.end()) continue;
+    const auto found = only.find(option.name);
+    if (found == only.end()) continue;
+    const auto& kinds = found->second;
     const nlohmann::json& value = fields.at(option.name);
-    VENEER_CHECK(value == nlohmann::json::parse(option.fallback), owner, option.name, " has no effect with ", kind,
-                 ", got ", value.dump());
+    const bool allowed = std::find(kinds.begin(), kinds.end(), chosen) != kinds.end();
+    VENEER_CHECK(allowed || value == nlohmann::json::parse(option.fallback), owner, option.name, " is of ", kind, " ",
+                 join(kinds), "; got ", value.dump(), " with ", kind, " ", chosen);
   }
 }
 

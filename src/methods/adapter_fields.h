@@ -4,6 +4,7 @@
 // matrices.
 #pragma once
 
+#include <map>
 #include <string>
 #include <vector>
 
@@ -25,10 +26,11 @@ MethodCall bottleneck_call(const nlohmann::json& down, const nlohmann::json& up,
 
 // Where adapter layers can go in known architectures.
 const std::vector<std::string>& placements();
-// Fields of the configuration's other kinds have no effect with this one: an error where they are not at their
-// defaults.
+// Fields that have an effect only with these values of the field `kind`: with another one of them they would be ignored
+// silently, and are an error where they are not at their defaults.
+using OnlyWith = std::map<std::string, std::vector<std::string>>;
 void refuse_others(const std::string& owner, const OptionTable& table, const nlohmann::json& fields,
-                   const std::vector<std::string>& others, const std::string& kind);
+                   const std::string& kind, const OnlyWith& only);
 // For configurations that are layers or not: checks the field `placement`, and sets it to `fallback` for a layer that
 // names none.
 void default_placement(const std::string& owner, nlohmann::json& fields, bool layer, const std::string& fallback);

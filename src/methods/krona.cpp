@@ -11,19 +11,19 @@
 namespace veneer {
 namespace {
 
+const OptionTable own_fields{
+    Option::choice("variant", "krona", "beside a weight, beside the feed-forward, or that with a residual scale",
+                   {"krona", "krona_b", "krona_b_res"}),
+    Option::any("factors", "[]", "sizes [rows, columns] of the factors; none: two near-square ones", "list[list[int]]"),
+    Option::any("placement", "null", "krona_b: where; none: beside the feed-forward", "str | None"),
+    Option::integer("hidden_size", 0, "krona_b: d where neither the model's config nor the module tells it; 0: found",
+                    0)};
+
 const RegisterConfig config{
     {"KRONA",
      "KronAConfig",
      "Kronecker product of two factors as the update, or as a layer beside the feed-forward: KronA (arXiv 2212.10650)",
-     OptionTable{
-         Option::choice("variant", "krona", "beside a weight, beside the feed-forward, or that with a residual scale",
-                        {"krona", "krona_b", "krona_b_res"}),
-         Option::any("factors", "[]", "sizes [rows, columns] of the factors; none: two near-square ones",
-                     "list[list[int]]"),
-         Option::any("placement", "null", "krona_b: where; none: beside the feed-forward", "str | None"),
-         Option::integer("hidden_size", 0,
-                         "krona_b: d where neither the model's config nor the module tells it; 0: found", 0)} +
-         additive_fields("krona_only"),
+     own_fields + additive_fields("krona_only"),
      "{}",
      [](const Options& fields, const Site&) {
        nlohmann::json matrix{{"name", "kronecker"}, {"form", "chain"}, {"factors", fields.value("factors")}};
@@ -34,6 +34,7 @@ const RegisterConfig config{
      },
      {},
      [](nlohmann::json& fields) {
+       refuse_others("KronAConfig", own_fields, fields, "variant", {{"hidden_size", {"krona_b", "krona_b_res"}}});
        default_placement("KronAConfig", fields, fields.at("variant") != "krona", "parallel");
      }}};
 

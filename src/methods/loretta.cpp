@@ -54,11 +54,14 @@ const RegisterConfig config{
      },
      {},
      [](json& fields) {
-       const bool layers = fields.at("mode") == "adp";
-       layers ? refuse_others("LorettaConfig", table, fields, {"r", "lora_alpha"}, "mode=\"adp\"")
-              : refuse_others("LorettaConfig", table, fields,
-                              {"bottleneck_size", "non_linearity", "scaling", "hidden_size"}, "mode=\"rep\"");
-       default_placement("LorettaConfig", fields, layers, "houlsby");
+       refuse_others("LorettaConfig", table, fields, "mode",
+                     {{"r", {"rep"}},
+                      {"lora_alpha", {"rep"}},
+                      {"bottleneck_size", {"adp"}},
+                      {"non_linearity", {"adp"}},
+                      {"scaling", {"adp"}},
+                      {"hidden_size", {"adp"}}});
+       default_placement("LorettaConfig", fields, fields.at("mode") == "adp", "houlsby");
      }}};
 
 }  // namespace

@@ -7,7 +7,6 @@
 #include "core/divisors.h"
 #include "methods/adapter_fields.h"
 #include "methods/additive_fields.h"
-#include "veneer/check.h"
 
 namespace veneer {
 namespace {
@@ -29,18 +28,12 @@ OptionTable structure_fields() {
       Option::flag("padding", false, "circulant: pad sizes up to multiples of block_size")};
 }
 
-// Fields that the structure does not have would be ignored silently.
 void check_structure(const std::string& owner, const json& fields) {
-  const std::string structure = fields.at("structure");
-  const auto only = [&](const char* name, bool given, std::initializer_list<const char*> with) {
-    const bool allowed = std::find(with.begin(), with.end(), structure) != with.end();
-    VENEER_CHECK(!given || allowed, owner, name, " is of ", join({with.begin(), with.end()}), "; got structure ",
-                 structure);
-  };
-  only("form", !fields.at("form").is_null(), {"circulant", "symmetric_toeplitz"});
-  only("rank", fields.at("rank") != 0, {"kronecker", "ldr"});
-  only("block_size", fields.at("block_size") != 0, {"circulant"});
-  only("padding", fields.at("padding") != false, {"circulant"});
+  refuse_others(owner, structure_fields(), fields, "structure",
+                {{"form", {"circulant", "symmetric_toeplitz"}},
+                 {"rank", {"kronecker", "ldr"}},
+                 {"block_size", {"circulant"}},
+                 {"padding", {"circulant"}}});
 }
 
 // The matrix; `form` where none is given.

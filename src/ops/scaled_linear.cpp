@@ -132,7 +132,7 @@ bool serves(const Tensor& x, const Tensor& weight, const Tensor& bias, const Ten
   if (requires_gradient(weight) || requires_gradient(bias) || is_wider(l, x) || !takes_op(x, {l})) return false;
   const auto type = x.scalar_type();
   const bool one_dtype = weight.scalar_type() == type && (!bias.defined() || bias.scalar_type() == type);
-  return one_dtype || at::autocast::is_autocast_enabled(x.device().type());
+  return one_dtype || under_autocast(x);
 }
 
 }  // namespace

@@ -20,6 +20,12 @@ bool has_tangent(const at::Tensor& t) { return t.defined() && t._fw_grad(/*level
 
 bool requires_gradient(const at::Tensor& t) { return t.defined() && t.requires_grad() && at::GradMode::is_enabled(); }
 
+bool under_autocast(const at::Tensor& x) {
+  // Asked of a meta tensor, torch fails: there is no autocast for it.
+  const auto device = x.device().type();
+  return device != at::kMeta && at::autocast::is_autocast_enabled(device);
+}
+
 bool takes_op(const at::Tensor& x, at::TensorList params) {
   if (composed_only()) return false;
   const auto device = x.device().type();
@@ -37,12 +43,10 @@ bool takes_fused(const Method& method, const Input& in, at::TensorList params) {
   const at::Tensor& base = in.y.defined() ? in.y : in.weight;
   const bool one_dtype = in.x.scalar_type() == base.scalar_type() &&
                          (in.y.defined() || !in.bias.defined() || in.bias.scalar_type() == base.scalar_type());
-  // Asked of a meta tensor, torch fails: there is no autocast for it.
-  const auto device = in.x.device().type();
-  if (device != at::kMeta && at::autocast::is_autocast_enabled(device)) {
+  if (under_autocast(in.x)) {
     // It would round the weight before its rows' norms are taken, and a residual that is kept in float32.
     return !method.needs_weight() &&
-           (!in.y.defined() || in.y.scalar_type() == at::autocast::get_autocast_dtype(device));
+           (!in.y.defined() || in.y.scalar_type() == at::autocast::get_autocast_dtype(in.x.device().type()));
   }
   return one_dtype;
 }

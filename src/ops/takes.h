@@ -14,6 +14,9 @@ bool takes_op(const at::Tensor& x, at::TensorList params);
 // Whether autograd would record a gradient of t, which may be undefined.
 bool requires_gradient(const at::Tensor& t);
 
+// Whether autocast is on for x's device.
+bool under_autocast(const at::Tensor& x);
+
 // Whether a call may take a method's fused path; if not it goes through Method::forward, which autograd differentiates:
 // where `takes_op` says no, the method has no fused path, the base's weight is trained, or x and the base have
 // different dtypes.

@@ -35,10 +35,6 @@ FILE = re.compile(r"N__[0-9a-f]{8}_\d+_(\w+?)_cu_[0-9a-f]{8}")  # of a kernel, i
 INSTRUCTION = re.compile(r"^\s+/\*[0-9a-f]{4,}\*/\s+(?:@!?U?P\w+\s+)?([A-Z][A-Z0-9]*)")
 ATOMIC = {"ATOM", "ATOMS", "ATOMG", "RED", "REDG", "REDAS"}
 SPILL = {"LDL", "STL"}
-# Numbers of loops that outlast a strip of rows, in kernels that are to leave room for a second block: they are stored
-# once and read once for each strip. What the H100 has run has them. In one warpgroup of a bottleneck's backward, whose
-# registers two others have, likewise for each tile.
-FEW_SPILLS = {"thin_expansion": 16, "thin_reduction": 16, "narrow_layer": 4}
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +71,4 @@ def test_nothing_is_summed_with_atomics(kernels):
 
 
 def test_registers_suffice(kernels):
-    spills = {key: sum(counts[name] for name in SPILL) for key, counts in kernels.items()}
-    too_many = {key: n for key, n in spills.items() if n > FEW_SPILLS.get(FILE.search(key[1])[1], 0)}
-    assert not too_many
+    assert not {(key, *SPILL & counts.keys()) for key, counts in kernels.items() if SPILL & counts.keys()}

@@ -5,8 +5,10 @@
 import pytest
 import torch
 from test_scaled_columns import TYPES, assert_close
+from torch import nn
 from torch.nn import functional as F
 
+import veneer
 from core import Bound
 
 ops = torch.ops.veneer
@@ -167,3 +169,10 @@ def test_autocast_treats_it_as_a_linear_layer(dtype):
     for one, other in zip((y, *found), (expected, *wanted), strict=True):
         assert one.dtype == other.dtype
         assert_close(one, other.detach().double(), 2 * TYPES[dtype])
+
+
+def test_a_meta_tensor_of_another_dtype_is_left_to_two_calls():
+    """Torch refuses to be asked for autocast's state there."""
+    config = veneer.IA3Config(target_modules=["0"], feedforward_modules=[])
+    model = veneer.get_peft_model(nn.Sequential(nn.Linear(6, 4)), config).to("meta")
+    assert "ScaledColumns" in node(model(torch.empty(3, 6, dtype=torch.float64, device="meta")))

@@ -123,14 +123,24 @@ def test_lorta_shares_one_tensor_over_a_model():
 @pytest.mark.parametrize(
     ("make", "message"),
     [
-        (lambda: SurmConfig(structure="circulant", rank=2), "rank is of kronecker, ldr; got structure circulant"),
-        (lambda: SurmConfig(structure="toeplitz", form="single"), "form is of circulant, symmetric_toeplitz"),
-        (lambda: SurmConfig(structure="ldr", block_size=3), "block_size is of circulant; got structure ldr"),
+        (
+            lambda: SurmConfig(structure="circulant", rank=2),
+            "rank is of structure kronecker, ldr; got 2 with structure circ",
+        ),
+        (
+            lambda: SurmConfig(structure="toeplitz", form="single"),
+            "form is of structure circulant, symmetric_toeplitz; got",
+        ),
+        (lambda: SurmConfig(structure="ldr", block_size=3), "block_size is of structure circulant; got 3"),
         (lambda: SurmConfig(structure="toeplits"), "did you mean `toeplitz`"),
         (lambda: KronAConfig(placement="parallel"), "placement is of adapter layers"),
         (lambda: LorettaConfig(mode="adp", placement="beside"), "placement must be one of: houlsby"),
-        (lambda: LorettaConfig(scaling=2.0), 'scaling has no effect with mode="rep", got 2'),
-        (lambda: LorettaConfig(mode="adp", r=4), 'r has no effect with mode="adp", got 4'),
+        (lambda: LorettaConfig(scaling=2.0), "scaling is of mode adp; got 2.0 with mode rep"),
+        (lambda: LorettaConfig(mode="adp", r=4), "r is of mode rep; got 4 with mode adp"),
+        (
+            lambda: KronAConfig(hidden_size=24),
+            "hidden_size is of variant krona_b, krona_b_res; got 24 with variant krona",
+        ),
         (lambda: LoKrConfig(rank_pattern={"fc": 0}), r'rank_pattern\["fc"\] must be at least 1, got 0'),
         (lambda: C3AConfig(block_size_pattern={"fc": 1.5}), r'block_size_pattern\["fc"\] must be an integer, got 1.5'),
         (lambda: LoraConfig(alpha_pattern={"fc": 0}), r'alpha_pattern\["fc"\] must be at least 1e-30, got 0'),

@@ -88,9 +88,9 @@ int64_t clusters_of(const NarrowProduct<T>& call) {
     const bool known = Launch::allow() == cudaSuccess &&
                        cudaOccupancyMaxActiveClusters(&found, Launch::function, &launch.config) == cudaSuccess;
     if (!known) cudaGetLastError();
-    return known ? found : 0;
+    return known ? found : PerDevice::unknown;
   });
-  return std::min<int64_t>(most, parts(call.rows, shared_rows::tile_rows));
+  return std::clamp<int64_t>(most, 0, parts(call.rows, shared_rows::tile_rows));
 }
 
 template <class T>

@@ -111,11 +111,11 @@ struct Memory {
 // A cluster's tiles in their order, the same for all of its warps.
 template <bool forward, int cluster>
 struct Turn {
-  int tile = static_cast<int>(blockIdx.x) / cluster;
+  int tile = static_cast<int>(blockIdx.x / cluster);
   Place<Plan<forward>::stages> place;
   Place<Plan<forward>::buffers> buffer;
 
-  static __device__ int step() { return static_cast<int>(gridDim.x) / cluster; }
+  static __device__ int step() { return static_cast<int>(gridDim.x / cluster); }
   __device__ void next() {
     tile += step();
     place.next();

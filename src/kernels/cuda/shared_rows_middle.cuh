@@ -58,7 +58,7 @@ __device__ __forceinline__ void run_middle(const Memory<forward>& memory, const 
         // Four lanes have eight neighbours together; each sends them to other blocks.
         uint32_t all[4];
 #pragma unroll
-        for (int j = 0; j < 4; ++j) all[j] = __shfl_sync(~0U, pack<T>(result.x, result.y), pair / 4 * 4 + j);
+        for (int j = 0; j < 4; ++j) all[j] = __shfl_sync(~0U, pack<T>(result.x, result.y), j, 4);
         const uint32_t at = row * row_bytes + ((pair / 4) ^ (row % 8)) * 16;
 #pragma unroll
         for (int j = 0; j < (cluster + 3) / 4; ++j) {

@@ -81,7 +81,7 @@ struct Draw {
 // as pairs of packs 256 columns apart, as the random words do.
 template <bool masked, class T, class F>
 __device__ void for_packs(T* tile, const Draw& draw, int first_row, int n, int first_column, int d, const F& f) {
-  const int row = static_cast<int>(threadIdx.x) / across, lane = static_cast<int>(threadIdx.x) % across;
+  const int row = static_cast<int>(threadIdx.x / across), lane = static_cast<int>(threadIdx.x % across);
   if (first_row + row >= n) return;
   T* const line = tile + row * pitch;
   const int64_t index = static_cast<int64_t>(first_row + row) * d + first_column;
@@ -121,6 +121,7 @@ __device__ void load_thin(T* tile, const T* h, int r, int first_row, int n, bool
     }
     return;
   }
+#pragma unroll 1  // side by side they would take registers from the loop over strips
   for (int i = static_cast<int>(threadIdx.x); i < strip * R; i += threads) {
     const int row = i / R, column = i % R;
     const bool valid = first_row + row < n && column < r;

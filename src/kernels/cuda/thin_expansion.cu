@@ -47,17 +47,27 @@ __global__ void __launch_bounds__(threads, expansion_blocks<R, based>)
   load_thin<R>(hs, call.h, r, index * strip, n, h_in_packs);
   copies_commit();
 
-  uint32_t factor[R / 16][own / 8][2];
+  // At most 32 rows at a time, passed on from place to place: to load all at once takes more registers than there are.
+  constexpr int at_once = R <= 32 ? R / 16 : 2;
+  uint32_t factor[R / 16][own / 8][2] = {};
+#pragma unroll 1
+  for (int first_row = 0; first_row < R; first_row += at_once * 16) {
 #pragma unroll
-  for (int i = 0; i < R / 16; ++i) {
+    for (int i = 0; i < R / 16; ++i) {
 #pragma unroll
-    for (int j = 0; j < own / 8; ++j) {
+      for (int j = 0; j < own / 8; ++j) {
 #pragma unroll
-      for (int half = 0; half < 2; ++half) {
-        const int row = i * 16 + half * 8 + q, column = first_column + warp * own + j * 8 + g;
-        const T* const from = call.factor + column * call.factor_column;
-        const auto at = [&](int k) { return k < r && column < d ? from[k * call.factor_row] : T{0}; };
-        factor[i][j][half] = two(at(row), at(row + 1));
+        for (int half = 0; half < 2; ++half) {
+          if (i + at_once < R / 16) {
+            factor[i][j][half] = factor[(i + at_once) % (R / 16)][j][half];
+            continue;
+          }
+          const int row = first_row + (i + at_once - R / 16) * 16 + half * 8 + q;
+          const int column = first_column + warp * own + j * 8 + g;
+          const T* const from = call.factor + column * call.factor_column;
+          const auto at = [&](int k) { return k < r && column < d ? from[k * call.factor_row] : T{0}; };
+          factor[i][j][half] = two(at(row), at(row + 1));
+        }
       }
     }
   }
@@ -71,31 +81,32 @@ __global__ void __launch_bounds__(threads, expansion_blocks<R, based>)
     }
     copies_commit();
     // Of this thread's packs.
-    const int64_t first =
-        static_cast<int64_t>(index * strip + thread / across) * d + first_column + thread % across * 8;
+    const int row = static_cast<int>(threadIdx.x / across), lane_of_row = static_cast<int>(threadIdx.x % across);
+    const int64_t first = static_cast<int64_t>(index * strip + row) * d + first_column + lane_of_row * 8;
     Pack<T> base[based ? 4 : 1];
     if constexpr (based) {
 #pragma unroll
       for (int k = 0; k < 4; ++k) {
-        if (index * strip + thread / across < n && first_column + (thread % across + across * k) * 8 < d) {
+        if (index * strip + row < n && first_column + (lane_of_row + across * k) * 8 < d) {
           base[k] = load(call.base + first + k * across * 8);
         }
       }
     }
     const T* const h = hs + turn % 2 * strip * (R + 8);
-#pragma unroll
-    for (int row = 0; row < strip; row += 16) {
+    constexpr int side_by_side = masked && R == 32 ? 1 : 2;  // by the registers that are left
+#pragma unroll(side_by_side)
+    for (int first_row = 0; first_row < strip; first_row += 16) {
       float sums[own / 8][4] = {};
 #pragma unroll
       for (int i = 0; i < R / 16; ++i) {
         uint32_t a[4];
-        load_blocks<false>(a, h + (row + lane % 16) * (R + 8) + i * 16 + lane / 16 * 8);
+        load_blocks<false>(a, h + (first_row + lane % 16) * (R + 8) + i * 16 + lane / 16 * 8);
 #pragma unroll
         for (int j = 0; j < own / 8; ++j) multiply_add<T>(sums[j], a, factor[i][j][0], factor[i][j][1]);
       }
 #pragma unroll
       for (int j = 0; j < own / 8; ++j) {
-        T* const to = tile + (row + g) * pitch + warp * own + j * 8 + q;
+        T* const to = tile + (first_row + g) * pitch + warp * own + j * 8 + q;
         *reinterpret_cast<uint32_t*>(to) = pair<T>(sums[j][0] * call.scale, sums[j][1] * call.scale);
         *reinterpret_cast<uint32_t*>(to + 8 * pitch) = pair<T>(sums[j][2] * call.scale, sums[j][3] * call.scale);
       }

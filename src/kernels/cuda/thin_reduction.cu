@@ -49,7 +49,8 @@ __global__ void __launch_bounds__(threads, 1)
 
   // This thread's packs of a strip: one column, every rows_apart-th row.
   constexpr int rows_apart = threads / (slice / 8);
-  const int pack_row = thread / (slice / 8), pack_column = thread % (slice / 8) * 8;
+  const int pack_row = static_cast<int>(threadIdx.x / (slice / 8));
+  const int pack_column = static_cast<int>(threadIdx.x % (slice / 8) * 8);
   const bool column_valid = first_column + pack_column < d;
   const auto prefetch = [&](int index, int stage) {
     if (index < strips) {
@@ -78,18 +79,28 @@ __global__ void __launch_bounds__(threads, 1)
   const Draw draw(call.mask);
 
   // The factor's part for h: this warp has rows 16 (warp % 2) .. and the columns of its group.
-  uint32_t factor[for_h ? wide_own / 16 : 1][for_h ? R / 8 : 1][2];
+  uint32_t factor[for_h ? wide_own / 16 : 1][for_h ? R / 8 : 1][2] = {};
   const int wide_column = warp / 2 * wide_own;
   if constexpr (for_h) {
+    // Some columns at a time, passed on from place to place: to load all at once takes more registers than there are.
+    constexpr int blocks = wide_own / 16, at_once = R <= 16 ? blocks : for_sums ? 1 : blocks / 2;
+#pragma unroll 1
+    for (int first = 0; first < blocks; first += at_once) {
 #pragma unroll
-    for (int i = 0; i < wide_own / 16; ++i) {
+      for (int i = 0; i < blocks; ++i) {
 #pragma unroll
-      for (int j = 0; j < R / 8; ++j) {
+        for (int j = 0; j < R / 8; ++j) {
 #pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          const int column = first_column + wide_column + i * 16 + half * 8 + q, row = j * 8 + g;
-          const T* const at = call.factor + row * call.factor_row + column * call.factor_column;
-          factor[i][j][half] = row < r && column < d ? two(at[0], at[call.factor_column]) : 0U;
+          for (int half = 0; half < 2; ++half) {
+            if (i + at_once < blocks) {
+              factor[i][j][half] = factor[(i + at_once) % blocks][j][half];
+              continue;
+            }
+            const int column = first_column + wide_column + (first + i + at_once - blocks) * 16 + half * 8 + q;
+            const int row = j * 8 + g;
+            const T* const at = call.factor + row * call.factor_row + column * call.factor_column;
+            factor[i][j][half] = row < r && column < d ? two(at[0], at[call.factor_column]) : 0U;
+          }
         }
       }
     }

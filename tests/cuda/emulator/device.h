@@ -37,8 +37,9 @@ inline void __syncthreads() { emulator::sync_threads(0, 0); }
 inline void __syncwarp(unsigned mask = ~0U) { emulator::exchange(mask, nullptr, 0, "__syncwarp"); }
 
 template <class V>
-V __shfl_sync(unsigned mask, V value, int lane) {
-  return emulator::exchanged(mask, value, "__shfl_sync")[lane % 32];
+V __shfl_sync(unsigned mask, V value, int lane, int width = 32) {
+  const int first = emulator::running->lane() / width * width;
+  return emulator::exchanged(mask, value, "__shfl_sync")[first + lane % width];
 }
 template <class V>
 V __shfl_xor_sync(unsigned mask, V value, int lanes) {

@@ -16,7 +16,7 @@ Where where = Where::gpu;
 }  // namespace
 
 bool on_gpu(const at::Tensor& t) { return where == Where::gpu && t.is_cpu() && !is_wrapped(t); }
-bool on_cpu(const at::Tensor& t) { return t.is_cpu() && (where == Where::cpu || is_wrapped(t)); }
+bool on_cpu(const at::Tensor& t) { return where == Where::cpu && t.is_cpu() && !is_wrapped(t); }
 
 }  // namespace veneer::device
 

@@ -150,6 +150,20 @@ TYPED_TEST(ThinProducts, Expansion) {
   });
 }
 
+// What is compiled apart: by rank, mask, what is wanted of a reduction, and an expansion's base.
+TYPED_TEST(ThinProducts, EveryKernel) {
+  for (const int64_t r : {16, 27, 61}) {
+    for (const bool masked : {false, true}) {
+      const Case c{45, 520, r, masked};
+      reduce<TypeParam>(c, true, !masked, true);
+      reduce<TypeParam>(c, false, masked, false);
+      reduce<TypeParam>(c, false, masked, true);
+      expand<TypeParam>(c, masked, false, false);
+      if (!masked) expand<TypeParam>(c, true, true, true);
+    }
+  }
+}
+
 TYPED_TEST(ThinProducts, NothingWithoutRows) {
   reduce<TypeParam>({0, 64, 8, false}, false, false, false);
   expand<TypeParam>({0, 64, 8, false}, false, true, false);

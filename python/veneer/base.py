@@ -34,6 +34,12 @@ def is_linear(module: nn.Module) -> bool:
     return "Linear" in type(module).__name__ and isinstance(getattr(module, "in_features", None), int)
 
 
+def is_peft_layer(module: nn.Module) -> bool:
+    """Whether a module is a layer with adapters of Hugging Face PEFT."""
+    tuners = sys.modules.get("peft.tuners.tuners_utils")
+    return tuners is not None and isinstance(module, tuners.BaseTunerLayer)
+
+
 def sizes(module: nn.Module) -> tuple[int, int]:
     """(d_in, d_out) of a linear layer."""
     if is_conv1d(module):

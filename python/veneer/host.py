@@ -117,6 +117,11 @@ class Host(nn.Module):
                 found.argument,
             ):
                 return wrapper
+        if base.is_peft_layer(place.module):
+            raise ValueError(
+                f"[veneer] {place.path} carries adapters of Hugging Face PEFT ({type(place.module).__name__}): "
+                "merge_and_unload() or unload() those first, or name other modules"
+            )
         size = None
         if found.wiring != "linear":
             given, known = getattr(config, "hidden_size", 0), base.hidden_size(place.module, found.wiring == "input")

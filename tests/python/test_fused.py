@@ -245,6 +245,24 @@ def test_empty_and_odd_inputs(case):
     torch.testing.assert_close(model(strided), flat)
 
 
+@pytest.mark.parametrize("case", CASES | HIDDEN)
+@pytest.mark.parametrize("rows", [2, 300])
+def test_parameters_that_are_not_contiguous(case, rows):
+    model, x = make(case)
+    model.eval()
+
+    def step():
+        y = model(x[:rows])
+        return y, *torch.autograd.grad(y.square().sum(), trained(model))
+
+    wanted = step()
+    for parameter in trained(model):
+        parameter.data = torch.stack([parameter.data, parameter.data], dim=-1)[..., 0]
+        assert parameter.numel() == 1 or not parameter.is_contiguous()
+    for one, other in zip(step(), wanted, strict=True):
+        assert (one - other).norm() <= 1e-5 * other.norm()
+
+
 @pytest.mark.parametrize("case", CASES)
 def test_a_trained_bias_stays_on_the_fused_path(case):
     """Its gradient is that of the output, summed over rows."""

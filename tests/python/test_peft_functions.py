@@ -52,6 +52,14 @@ def test_mixed_and_revision():
     assert adapted.peft_config["default"].revision == "v3"
 
 
+def test_layers_with_peft_s_own_adapters_are_refused():
+    config, their_config = configs("mlp", "lora")
+    theirs = peft.get_peft_model(MLP.build(), their_config)
+    with pytest.raises(ValueError, match=r"carries adapters of Hugging Face PEFT \(Linear\): merge_and_unload\(\) or"):
+        veneer.get_peft_model(theirs.get_base_model(), config)
+    assert MLP.run(veneer.get_peft_model(theirs.unload(), config)).isfinite().all()
+
+
 # An adapter's tensors --------------------------------------------------------------------------------------------------
 
 

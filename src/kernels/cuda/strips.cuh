@@ -129,6 +129,19 @@ __device__ void load_thin(T* tile, const T* h, int r, int first_row, int n, bool
   }
 }
 
+// load(blocks[i], i) for each, `at_once` of them side by side. What is loaded is passed on from place to place, so that
+// the loop stays one and its addresses take the same registers in each turn.
+template <int at_once, class Block, int count, class F>
+__device__ __forceinline__ void load_in_steps(Block (&blocks)[count], const F& load) {
+#pragma unroll 1
+  for (int first = 0; first < count; first += at_once) {
+#pragma unroll
+    for (int i = 0; i < count - at_once; ++i) blocks[i] = blocks[i + at_once];
+#pragma unroll
+    for (int i = 0; i < at_once; ++i) load(blocks[count - at_once + i], first + i);
+  }
+}
+
 template <class T>
 __device__ void clear(T* p, int count) {
   for (int i = static_cast<int>(threadIdx.x); i < count; i += threads) p[i] = T{0};

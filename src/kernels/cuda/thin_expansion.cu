@@ -47,30 +47,22 @@ __global__ void __launch_bounds__(threads, expansion_blocks<R, based>)
   load_thin<R>(hs, call.h, r, index * strip, n, h_in_packs);
   copies_commit();
 
-  // At most 32 rows at a time, passed on from place to place: to load all at once takes more registers than there are.
-  constexpr int at_once = R <= 32 ? R / 16 : 2;
-  uint32_t factor[R / 16][own / 8][2] = {};
-#pragma unroll 1
-  for (int first_row = 0; first_row < R; first_row += at_once * 16) {
+  struct {
+    uint32_t at[own / 8][2];
+  } factor[R / 16] = {};
+  constexpr int at_once = R <= 32 ? R / 16 : 2;  // all at once would take more registers than there are
+  load_in_steps<at_once>(factor, [&](auto& block, int i) {
 #pragma unroll
-    for (int i = 0; i < R / 16; ++i) {
+    for (int j = 0; j < own / 8; ++j) {
 #pragma unroll
-      for (int j = 0; j < own / 8; ++j) {
-#pragma unroll
-        for (int half = 0; half < 2; ++half) {
-          if (i + at_once < R / 16) {
-            factor[i][j][half] = factor[(i + at_once) % (R / 16)][j][half];
-            continue;
-          }
-          const int row = first_row + (i + at_once - R / 16) * 16 + half * 8 + q;
-          const int column = first_column + warp * own + j * 8 + g;
-          const T* const from = call.factor + column * call.factor_column;
-          const auto at = [&](int k) { return k < r && column < d ? from[k * call.factor_row] : T{0}; };
-          factor[i][j][half] = two(at(row), at(row + 1));
-        }
+      for (int half = 0; half < 2; ++half) {
+        const int row = i * 16 + half * 8 + q, column = first_column + warp * own + j * 8 + g;
+        const T* const from = call.factor + column * call.factor_column;
+        const auto at = [&](int k) { return k < r && column < d ? from[k * call.factor_row] : T{0}; };
+        block.at[j][half] = two(at(row), at(row + 1));
       }
     }
-  }
+  });
   const Draw draw(call.mask);
 
   for (int turn = 0; index < strips; index += step, ++turn) {
@@ -102,7 +94,7 @@ __global__ void __launch_bounds__(threads, expansion_blocks<R, based>)
         uint32_t a[4];
         load_blocks<false>(a, h + (first_row + lane % 16) * (R + 8) + i * 16 + lane / 16 * 8);
 #pragma unroll
-        for (int j = 0; j < own / 8; ++j) multiply_add<T>(sums[j], a, factor[i][j][0], factor[i][j][1]);
+        for (int j = 0; j < own / 8; ++j) multiply_add<T>(sums[j], a, factor[i].at[j][0], factor[i].at[j][1]);
       }
 #pragma unroll
       for (int j = 0; j < own / 8; ++j) {

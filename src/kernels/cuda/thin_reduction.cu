@@ -79,31 +79,24 @@ __global__ void __launch_bounds__(threads, 1)
   const Draw draw(call.mask);
 
   // The factor's part for h: this warp has rows 16 (warp % 2) .. and the columns of its group.
-  uint32_t factor[for_h ? wide_own / 16 : 1][for_h ? R / 8 : 1][2] = {};
+  constexpr int blocks = for_h ? wide_own / 16 : 1;
+  struct {
+    uint32_t at[for_h ? R / 8 : 1][2];
+  } factor[blocks] = {};
   const int wide_column = warp / 2 * wide_own;
   if constexpr (for_h) {
-    // Some columns at a time, passed on from place to place: to load all at once takes more registers than there are.
-    constexpr int blocks = wide_own / 16, at_once = R <= 16 ? blocks : for_sums ? 1 : blocks / 2;
-#pragma unroll 1
-    for (int first = 0; first < blocks; first += at_once) {
+    constexpr int at_once = R <= 16 ? blocks : 1;  // all at once would take more registers than there are
+    load_in_steps<at_once>(factor, [&](auto& block, int i) {
 #pragma unroll
-      for (int i = 0; i < blocks; ++i) {
+      for (int j = 0; j < R / 8; ++j) {
 #pragma unroll
-        for (int j = 0; j < R / 8; ++j) {
-#pragma unroll
-          for (int half = 0; half < 2; ++half) {
-            if (i + at_once < blocks) {
-              factor[i][j][half] = factor[(i + at_once) % blocks][j][half];
-              continue;
-            }
-            const int column = first_column + wide_column + (first + i + at_once - blocks) * 16 + half * 8 + q;
-            const int row = j * 8 + g;
-            const T* const at = call.factor + row * call.factor_row + column * call.factor_column;
-            factor[i][j][half] = row < r && column < d ? two(at[0], at[call.factor_column]) : 0U;
-          }
+        for (int half = 0; half < 2; ++half) {
+          const int column = first_column + wide_column + i * 16 + half * 8 + q, row = j * 8 + g;
+          const T* const at = call.factor + row * call.factor_row + column * call.factor_column;
+          block.at[j][half] = row < r && column < d ? two(at[0], at[call.factor_column]) : 0U;
         }
       }
-    }
+    });
   }
   float sums[for_sums ? R / 16 : 1][for_sums ? own / 8 : 1][4] = {};
 
@@ -134,7 +127,7 @@ __global__ void __launch_bounds__(threads, 1)
         uint32_t a[4];
         load_blocks<false>(a, tile + (row + lane % 16) * pitch + wide_column + i * 16 + lane / 16 * 8);
 #pragma unroll
-        for (int j = 0; j < R / 8; ++j) multiply_add<T>(h[j], a, factor[i][j][0], factor[i][j][1]);
+        for (int j = 0; j < R / 8; ++j) multiply_add<T>(h[j], a, factor[i].at[j][0], factor[i].at[j][1]);
       }
       float* const part = parts + (warp / 2 * strip + row) * R;
 #pragma unroll
